@@ -1,1 +1,15 @@
-//! Under construction.
+//! What crosses a process boundary: names, ids, the TCP wire protocol, the controller's API.
+//!
+//! No I/O here. In order of flow:
+//! - [`names`], [`ids`], [`key_range`]: what things are called and which keys they own;
+//! - [`policy`], [`stream_cut`], [`event`]: a stream's configuration, a position in it, its bytes;
+//! - [`wire`]: the segment store's TCP protocol;
+//! - `controller` (feature `grpc`): the controller's gRPC API, generated, and its conversions.
+
+pub mod event;
+pub mod ids;
+pub mod key_range;
+pub mod names;
+pub mod policy;
+pub mod stream_cut;
+pub mod wire;

@@ -1,0 +1,92 @@
+//! Putting append blocks together.
+//!
+//! A client may send an append as a block and its end, the block holding whole events and then at most
+//! one `Padding` or `PartialEvent` frame, or as the end alone.
+
+use bytes::{Buf as _, Bytes};
+
+use super::Error;
+use super::codec::RawFrame;
+use super::command::{AppendBlock, AppendBlockEnd};
+
+const PADDING: i32 = -1;
+const PARTIAL_EVENT: i32 = -2;
+
+/// The bytes of one append, in at most three pieces: whole events, the first part of a split event,
+/// its second part. Stored one behind the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppendData {
+    /// The pieces; empty ones are left out.
+    pub pieces: Vec<Bytes>,
+}
+
+impl AppendData {
+    /// Returns the bytes in all pieces.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// Returns whether there is nothing to store; such an append is legal and acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+}
+
+impl FromIterator<Bytes> for AppendData {
+    fn from_iter<T: IntoIterator<Item = Bytes>>(pieces: T) -> Self {
+        Self {
+            pieces: pieces
+                .into_iter()
+                .filter(|piece| !piece.is_empty())
+                .collect(),
+        }
+    }
+}
+
+/// Joins a block, if one was open, with its end.
+///
+/// # Errors
+/// [`Error::Block`] if the two don't belong together or their sizes don't add up: close.
+pub fn join(block: Option<AppendBlock>, end: &AppendBlockEnd) -> Result<AppendData, Error> {
+    if end.num_events <= 0 {
+        return Err(Error::Block("no events"));
+    }
+    let Some(AppendBlock { writer_id, data }) = block else {
+        return Ok([end.data.clone()].into_iter().collect());
+    };
+    if writer_id != end.writer_id {
+        return Err(Error::Block("its end names another writer"));
+    }
+    let whole = usize::try_from(end.size_of_whole_events)
+        .ok()
+        .filter(|n| *n <= data.0.len());
+    let whole = whole.ok_or(Error::Block("size of whole events is outside of the block"))?;
+    let events = data.0.slice(..whole);
+    match inner_frame(data.0.slice(whole..))? {
+        Some(RawFrame {
+            code: PARTIAL_EVENT,
+            payload,
+        }) => Ok([events, payload, end.data.clone()].into_iter().collect()),
+        _ if end.data.is_empty() => Ok([events].into_iter().collect()),
+        _ => Err(Error::Block("bytes behind a padded block")),
+    }
+}
+
+fn inner_frame(mut rest: Bytes) -> Result<Option<RawFrame>, Error> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    if rest.len() < 8 {
+        return Err(Error::Block("bytes behind the whole events are no frame"));
+    }
+    let (code, length) = (rest.get_i32(), rest.get_i32());
+    if !matches!(code, PADDING | PARTIAL_EVENT) || usize::try_from(length) != Ok(rest.len()) {
+        return Err(Error::Block(
+            "bytes behind the whole events are no padding or partial event",
+        ));
+    }
+    Ok(Some(RawFrame {
+        code,
+        payload: rest,
+    }))
+}
