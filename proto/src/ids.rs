@@ -59,6 +59,56 @@ impl fmt::Debug for WriterId {
     }
 }
 
+/// The identity of a transaction: epoch of the stream when it began in the upper 32 bits, then a number
+/// that is never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionId(pub u128);
+
+impl TransactionId {
+    /// Puts an id together from its halves, as the controller's API carries them.
+    pub fn from_parts(high: i64, low: i64) -> Self {
+        Self((u128::from(high as u64) << 64) | u128::from(low as u64))
+    }
+
+    /// Returns the upper half.
+    pub fn high(self) -> i64 {
+        (self.0 >> 64) as i64
+    }
+
+    /// Returns the lower half.
+    pub fn low(self) -> i64 {
+        self.0 as i64
+    }
+
+    /// Returns the epoch whose segments the transaction writes beside. Negative only in ids that no
+    /// controller gave out.
+    pub fn epoch(self) -> i32 {
+        (self.0 >> 96) as i32
+    }
+}
+
+/// As a UUID: five groups of hex digits.
+impl fmt::Display for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.0;
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            id >> 96,
+            id >> 80 & 0xFFFF,
+            id >> 64 & 0xFFFF,
+            id >> 48 & 0xFFFF,
+            id & 0xFFFF_FFFF_FFFF
+        )
+    }
+}
+
+impl fmt::Debug for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// The key of a number kept with a segment. A writer's last event number is the attribute whose id is
 /// the writer's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

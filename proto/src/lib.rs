@@ -1,12 +1,13 @@
 //! What crosses a process boundary: names, ids, the TCP wire protocol, the controller's API.
 //!
 //! No I/O here. In order of flow:
-//! - [`names`], [`ids`], [`key_range`]: what things are called and which keys they own;
+//! - [`names`], [`ids`], [`hash`], [`key_range`]: what things are called, where they live, which keys they own;
 //! - [`policy`], [`stream_cut`], [`event`]: a stream's configuration, a position in it, its bytes;
 //! - [`wire`]: the segment store's TCP protocol;
 //! - `controller` (feature `grpc`): the controller's gRPC API, generated, and its conversions.
 
 pub mod event;
+pub mod hash;
 pub mod ids;
 pub mod key_range;
 pub mod names;

@@ -143,7 +143,7 @@ fn decode_modified_utf8(raw: &[u8]) -> Option<String> {
     }
     let mut units = Vec::with_capacity(raw.len());
     let mut rest = raw.iter().map(|byte| u16::from(*byte));
-    let mut continuation = |rest: &mut dyn Iterator<Item = u16>| {
+    let continuation = |rest: &mut dyn Iterator<Item = u16>| {
         rest.next()
             .filter(|byte| byte & 0xC0 == 0x80)
             .map(|byte| byte & 0x3F)
