@@ -1,1 +1,3 @@
-//! Under construction.
+//! What system tests share: real processes, faults, what clients saw and its checker.
+
+pub mod lossyfs;
