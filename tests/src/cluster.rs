@@ -1,0 +1,360 @@
+//! Real server processes: start, wait until ready, kill, restart, measure.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "drives real processes in real time"
+)]
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+/// How long a server may take to become ready, on a machine that is busy with other tests.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How often to look whether something has happened that sends no signal.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Which processes make up the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `sarit standalone`.
+    Standalone,
+    /// `sarit controller` and `sarit segmentstore`.
+    Separate,
+}
+
+/// One of the server's processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Both halves.
+    Standalone,
+    /// `sarit controller`.
+    Controller,
+    /// `sarit segmentstore`.
+    SegmentStore,
+}
+
+/// A server of one or two processes on ports of its own; killed when dropped.
+pub struct Cluster {
+    data: PathBuf,
+    logs: PathBuf,
+    ports: Ports,
+    settings: Vec<String>,
+    processes: Vec<Process>,
+}
+
+struct Ports {
+    controller: u16,
+    store: u16,
+    http: [u16; 2],
+}
+
+struct Process {
+    role: Role,
+    child: Option<Child>,
+}
+
+/// Returns the binary under test: `SARIT_BIN`, else the release build.
+pub fn binary() -> PathBuf {
+    std::env::var_os("SARIT_BIN").map_or_else(|| target_dir().join("release/sarit"), PathBuf::from)
+}
+
+/// Returns the build directory, which is also where tests may keep what is expensive to make.
+pub fn target_dir() -> PathBuf {
+    let default = repository().join("target");
+    std::env::var_os("CARGO_TARGET_DIR").map_or(default, PathBuf::from)
+}
+
+/// Returns the root of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ has a parent")
+        .to_owned()
+}
+
+/// Returns a port that nobody listens on. Below the ephemeral range, so that no outgoing connection
+/// sits on it by chance.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test binaries that run side by side start at different places.
+    let start = 11_000 + (std::process::id() % 170) as u16 * 50;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts a server on `data`, its logs in `logs`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready in a minute; the end of its log is in the message.
+    pub fn start(
+        layout: Layout,
+        data: &Path,
+        logs: &Path,
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
+        let ports = Ports {
+            controller: free_port(),
+            store: free_port(),
+            http: [free_port(), free_port()],
+        };
+        let roles: &[Role] = match layout {
+            Layout::Standalone => &[Role::Standalone],
+            Layout::Separate => &[Role::Controller, Role::SegmentStore],
+        };
+        let processes = roles
+            .iter()
+            .map(|role| Process {
+                role: *role,
+                child: None,
+            })
+            .collect();
+        let settings = settings
+            .iter()
+            .map(|setting| (*setting).to_owned())
+            .collect();
+        let mut cluster = Self {
+            data: data.to_owned(),
+            logs: logs.to_owned(),
+            ports,
+            settings,
+            processes,
+        };
+        for role in roles {
+            cluster.spawn(*role)?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// Returns the address that clients are given.
+    pub fn uri(&self) -> String {
+        format!("tcp://127.0.0.1:{}", self.ports.controller)
+    }
+
+    /// Returns the segment store's address.
+    pub fn store_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.store)
+    }
+
+    /// Returns the ids of the running processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes
+            .iter()
+            .filter_map(|process| process.child.as_ref().map(Child::id))
+            .collect()
+    }
+
+    /// Starts one process again, on the same data and ports. Does not wait.
+    pub fn spawn(&mut self, role: Role) -> anyhow::Result<()> {
+        let (verb, folder, http) = match role {
+            Role::Standalone => ("standalone", "", 0),
+            Role::Controller => ("controller", "controller", 0),
+            Role::SegmentStore => ("segmentstore", "segmentstore", 1),
+        };
+        let Ports {
+            controller,
+            store,
+            http: https,
+        } = &self.ports;
+        let mut command = Command::new(binary());
+        command.arg(verb).arg("--data").arg(self.data.join(folder));
+        command.args(["--http-addr", &format!("127.0.0.1:{}", https[http])]);
+        if role != Role::SegmentStore {
+            command.args(["--controller-addr", &format!("127.0.0.1:{controller}")]);
+        }
+        if role != Role::Controller {
+            command.args(["--segmentstore-addr", &format!("127.0.0.1:{store}")]);
+        }
+        if role == Role::SegmentStore {
+            command.args(["--controller", &format!("http://127.0.0.1:{controller}")]);
+        }
+        for setting in &self.settings {
+            let section = setting.split('.').next().unwrap_or_default();
+            let other = match role {
+                Role::Standalone => "",
+                Role::Controller => "segmentstore",
+                Role::SegmentStore => "controller",
+            };
+            if section != other {
+                command.args(["--set", setting]);
+            }
+        }
+        std::fs::create_dir_all(&self.logs)?;
+        let mut log = File::options();
+        let log = log
+            .create(true)
+            .append(true)
+            .open(self.logs.join(format!("{verb}.log")))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        let child = child.with_context(|| format!("start {}", binary().display()))?;
+        self.process(role)?.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until every running process says that it is ready.
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_MAX;
+        for index in 0..self.processes.len() {
+            let role = self.processes[index].role;
+            let http = self.ports.http[usize::from(role == Role::SegmentStore)];
+            let Some(child) = &mut self.processes[index].child else {
+                continue;
+            };
+            while http_get(http, "/health/ready").is_none_or(|(status, _)| status != 200) {
+                if let Some(status) = child.try_wait()? {
+                    bail!("{role:?} ended with {status}:\n{}", self.log_tail());
+                }
+                if Instant::now() > deadline {
+                    bail!("not ready after {READY_MAX:?}:\n{}", self.log_tail());
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a process with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self, role: Role) -> anyhow::Result<()> {
+        let mut child = self
+            .process(role)?
+            .child
+            .take()
+            .context("it is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Ends all processes with SIGKILL.
+    pub fn kill_all(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.processes.len() {
+            if self.processes[index].child.is_some() {
+                self.kill(self.processes[index].role)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts every process that is not running, and waits until all are ready.
+    pub fn restart_all(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.processes.len() {
+            if self.processes[index].child.is_none() {
+                self.spawn(self.processes[index].role)?;
+            }
+        }
+        self.wait_ready()
+    }
+
+    /// Asks a process to stop with SIGTERM, and returns how it ended.
+    pub fn terminate(&mut self, role: Role) -> anyhow::Result<ExitStatus> {
+        let mut child = self
+            .process(role)?
+            .child
+            .take()
+            .context("it is not running")?;
+        let sent = Command::new("kill").arg(child.id().to_string()).status()?;
+        anyhow::ensure!(sent.success(), "kill {}: {sent}", child.id());
+        Ok(child.wait()?)
+    }
+
+    /// Waits for a process to end by itself, at most `max`.
+    pub fn wait_exit(&mut self, role: Role, max: Duration) -> anyhow::Result<ExitStatus> {
+        let deadline = Instant::now() + max;
+        loop {
+            let child = self
+                .process(role)?
+                .child
+                .as_mut()
+                .context("it is not running")?;
+            if let Some(status) = child.try_wait()? {
+                self.process(role)?.child = None;
+                return Ok(status);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "still running after {max:?}");
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Returns the resident memory of all processes, in bytes.
+    pub fn rss(&self) -> u64 {
+        self.pids()
+            .into_iter()
+            .map(|pid| rss(pid).unwrap_or(0))
+            .sum()
+    }
+
+    /// Returns the body of an HTTP page of a process.
+    pub fn http(&self, role: Role, path: &str) -> anyhow::Result<(u16, String)> {
+        let port = self.ports.http[usize::from(role == Role::SegmentStore)];
+        http_get(port, path).with_context(|| format!("GET {path} from port {port}"))
+    }
+
+    /// Returns the last lines of every log.
+    pub fn log_tail(&self) -> String {
+        let mut tail = String::new();
+        for verb in ["standalone", "controller", "segmentstore"] {
+            let Ok(text) = std::fs::read_to_string(self.logs.join(format!("{verb}.log"))) else {
+                continue;
+            };
+            let lines: Vec<_> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(20)..] {
+                tail.push_str(&format!("{verb}: {line}\n"));
+            }
+        }
+        tail
+    }
+
+    fn process(&mut self, role: Role) -> anyhow::Result<&mut Process> {
+        let process = self
+            .processes
+            .iter_mut()
+            .find(|process| process.role == role);
+        process.with_context(|| format!("no {role:?} in this cluster"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nothing to report to: the test is over.
+        let _ = self.kill_all();
+    }
+}
+
+/// Returns a process' resident memory in bytes.
+pub fn rss(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: sarit\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
