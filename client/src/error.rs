@@ -1,0 +1,195 @@
+//! Why a call did not do what was asked.
+//!
+//! Three kinds: *refused* (the request is wrong or its object is not there: don't repeat it),
+//! *unavailable* ([`Error::is_retryable`]: the levels that retry have done so until their deadline),
+//! *broken* (the peer does not speak the protocol). Errors are cheap to clone, because one lost
+//! connection fails everything that waited on it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::connection::Endpoint;
+
+/// Anything this crate reports.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be made.
+    #[error("cannot connect to {endpoint}")]
+    Connect {
+        /// Where to.
+        endpoint: Endpoint,
+        /// What the network said.
+        source: Arc<io::Error>,
+    },
+    /// The connection ended. What was sent may or may not have been done.
+    #[error("connection to {endpoint} lost: {reason}")]
+    Disconnected {
+        /// Where to.
+        endpoint: Endpoint,
+        /// How it ended.
+        reason: String,
+    },
+    /// No reply came in time. It may still be done.
+    #[error("no reply from {endpoint} to {what} in {after_ms} ms")]
+    Timeout {
+        /// Who did not answer.
+        endpoint: Endpoint,
+        /// The request.
+        what: &'static str,
+        /// How long we waited, in milliseconds.
+        after_ms: u64,
+    },
+    /// The request reached the wire, the reply did not come back, and asking again could do it twice.
+    #[error("{what} may or may not have been done")]
+    OutcomeUnknown {
+        /// The request.
+        what: &'static str,
+    },
+    /// The segment store does not own the segment (any more).
+    #[error("segment {segment} is not served by {endpoint}")]
+    WrongHost {
+        /// The segment.
+        segment: String,
+        /// Who was asked.
+        endpoint: Endpoint,
+    },
+    /// The segment was never there, or is deleted or truncated away.
+    #[error("segment {0} does not exist")]
+    NoSuchSegment(String),
+    /// The segment takes no more appends or changes.
+    #[error("segment {0} is sealed")]
+    SegmentSealed(String),
+    /// The offset is below what is kept, or outside of the segment.
+    #[error("offset {given} of segment {segment} is not there, it starts at {start}")]
+    SegmentTruncated {
+        /// The segment.
+        segment: String,
+        /// The offset asked for.
+        given: i64,
+        /// The first offset kept (for conditional table operations: the length).
+        start: i64,
+    },
+    /// The table segment still has entries.
+    #[error("table segment {0} is not empty")]
+    TableNotEmpty(String),
+    /// A version was given for a key that is not there.
+    #[error("a key with a version is missing in table segment {0}")]
+    KeyDoesNotExist(String),
+    /// A key has another version than the given one.
+    #[error("a key in table segment {0} has another version")]
+    KeyBadVersion(String),
+    /// The peer cannot do it.
+    #[error("{0} is not supported by the server")]
+    Unsupported(String),
+    /// The peer refused it, in its own words.
+    #[error("{what} refused: {message}")]
+    Refused {
+        /// The request.
+        what: &'static str,
+        /// The peer's reason.
+        message: String,
+    },
+    /// The peer wants other credentials.
+    #[error("{what} refused: no permission ({message})")]
+    Unauthorized {
+        /// The request.
+        what: &'static str,
+        /// The peer's reason.
+        message: String,
+    },
+    /// The peer does not speak the protocol as we know it.
+    #[error("{endpoint} broke the protocol: {what}")]
+    Protocol {
+        /// Who.
+        endpoint: Endpoint,
+        /// How.
+        what: String,
+    },
+    /// The controller can't be reached or can't answer now.
+    #[error("controller unavailable for {what}: {message}")]
+    Unavailable {
+        /// The call.
+        what: &'static str,
+        /// What came instead of an answer.
+        message: String,
+    },
+    /// No such scope: create it first.
+    #[error("scope {0} does not exist; create it first")]
+    NoSuchScope(String),
+    /// No such stream: create it first.
+    #[error("stream {0} does not exist; create it first")]
+    NoSuchStream(String),
+    /// The scope still has streams, tables or reader groups: delete them first.
+    #[error("scope {0} is not empty; delete its streams first")]
+    ScopeNotEmpty(String),
+    /// Only a sealed stream can be deleted: seal it first.
+    #[error("stream {0} is not sealed; seal it before deleting it")]
+    StreamNotSealed(String),
+    /// The stream takes no more events or changes.
+    #[error("stream {0} is sealed")]
+    StreamSealed(String),
+    /// The name breaks the rules for names.
+    #[error("{0:?} is not a valid name: letters, digits, '.' and '-', at most 255 of them")]
+    InvalidName(String),
+    /// An event is larger than an event may be.
+    #[error("event of {bytes} bytes, at most {max} are allowed")]
+    EventTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Bytes in a stream are no events: it was not written by an event writer.
+    #[error("segment {segment} holds no event at offset {offset}")]
+    NotAnEvent {
+        /// The segment.
+        segment: String,
+        /// Where.
+        offset: i64,
+    },
+    /// A setting leaves no room to work.
+    #[error("setting {0}")]
+    Config(&'static str),
+    /// An address is not `tcp://host:port`.
+    #[error("{0:?} is not an address like tcp://127.0.0.1:9090")]
+    Address(String),
+    /// The client, writer or reader was closed.
+    #[error("closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether the same request may succeed if sent again, here or to the next owner. For a request
+    /// that must not be done twice, ask first what became of it.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. }
+            | Self::Disconnected { .. }
+            | Self::Timeout { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::WrongHost { .. }
+            | Self::Unavailable { .. } => true,
+            Self::NoSuchSegment(_)
+            | Self::SegmentSealed(_)
+            | Self::SegmentTruncated { .. }
+            | Self::TableNotEmpty(_)
+            | Self::KeyDoesNotExist(_)
+            | Self::KeyBadVersion(_)
+            | Self::Unsupported(_)
+            | Self::Refused { .. }
+            | Self::Unauthorized { .. }
+            | Self::Protocol { .. }
+            | Self::NoSuchScope(_)
+            | Self::NoSuchStream(_)
+            | Self::ScopeNotEmpty(_)
+            | Self::StreamNotSealed(_)
+            | Self::StreamSealed(_)
+            | Self::InvalidName(_)
+            | Self::EventTooLarge { .. }
+            | Self::NotAnEvent { .. }
+            | Self::Config(_)
+            | Self::Address(_)
+            | Self::Closed => false,
+        }
+    }
+}
