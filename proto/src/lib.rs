@@ -6,6 +6,8 @@
 //! - [`wire`]: the segment store's TCP protocol;
 //! - `controller` (feature `grpc`): the controller's gRPC API, generated, and its conversions.
 
+#[cfg(feature = "grpc")]
+pub mod controller;
 pub mod event;
 pub mod hash;
 pub mod ids;
