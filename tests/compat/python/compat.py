@@ -31,22 +31,26 @@ USAGE = (
 
 def run_here(uri: str, name: str, report: int) -> None:
     """The process of one scenario: writes the reason of a failure to the descriptor `report`."""
-    reason = ""
+    failed = False
+
+    def fail(error: BaseException) -> None:
+        nonlocal failed
+        if not failed:
+            os.write(report, describe(error).encode())
+        failed = True
+
+    # The client's panics are BaseExceptions. A failure is told before the clean-up, which may hang.
     try:
         world = World(uri, name)
         try:
             asyncio.run(SCENARIOS[name][0](world))
-        except BaseException as error:  # the client's panics are no Exception
-            reason = describe(error)
-        try:
-            world.clean_up()
         except BaseException as error:
-            reason = reason or "clean up: " + describe(error)
+            fail(error)
+        world.clean_up()
     except BaseException as error:
-        reason = describe(error)
-    os.write(report, reason.encode())
+        fail(error)
     # Not an ordinary exit: the client's threads may still wait for data.
-    os._exit(1 if reason else 0)
+    os._exit(1 if failed else 0)
 
 
 def describe(error: BaseException) -> str:

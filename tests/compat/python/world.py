@@ -1,6 +1,7 @@
 """What every scenario starts from: checks, a client with a scope of its own, a ledger of events."""
 
 import secrets
+import time
 
 import pravega_client
 
@@ -9,6 +10,8 @@ EVENTS_PER_KEY = 100
 EVENT_BYTES = 100
 # Events that a writer may have on the way before a write waits for the first of them.
 IN_FLIGHT = 10_000
+# Longest time without an event while some are due. Above the 10 s between two rebalancings.
+STALL_LIMIT_S = 30
 
 
 class Failed(Exception):
@@ -106,8 +109,12 @@ async def read_until(reader, ledger: Ledger, goal: int) -> int:
 
     Returns how many of them this reader got.
     """
-    read = 0
+    read, accepted, since = 0, ledger.accepted, time.monotonic()
     while ledger.accepted < goal:
+        if ledger.accepted > accepted:
+            accepted, since = ledger.accepted, time.monotonic()
+        stalled = time.monotonic() - since > STALL_LIMIT_S
+        ensure(not stalled, f"no more events: {accepted} of {ledger.total} came")
         # Waits up to a second for data; then the slice is empty.
         piece = await reader.get_segment_slice_async()
         while ledger.accepted < goal:

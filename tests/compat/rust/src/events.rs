@@ -4,6 +4,7 @@
 //! Also home of the ledger and the read loop that other scenarios use.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use pravega_client::client_factory::ClientFactoryAsync;
@@ -15,6 +16,8 @@ use crate::world::World;
 const KEYS: u32 = 1_000;
 const EVENTS_PER_KEY: u32 = 100;
 const EVENT_BYTES: usize = 100;
+/// Longest time without an event while some are due. Above the 10 s between two rebalancings.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn on_one_segment(world: &World) -> Result<()> {
     let stream = world.create_stream("events", 1).await?;
@@ -156,6 +159,19 @@ impl Ledger {
         event
     }
 
+    /// How much is missing, and an example.
+    fn missing(&self) -> String {
+        let state = self.state();
+        let example = state.due.iter().position(|due| *due < self.per_key);
+        let example = example.map(|key| format!(", key {key} waits for event {}", state.due[key]));
+        format!(
+            "{} of {} came{}",
+            state.accepted,
+            self.total(),
+            example.unwrap_or_default()
+        )
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
@@ -204,7 +220,16 @@ pub(crate) async fn read_until(
     goal: u32,
 ) -> Result<u32> {
     let mut read = 0;
+    let mut progress = (ledger.accepted(), Instant::now());
     while ledger.accepted() < goal {
+        if ledger.accepted() > progress.0 {
+            progress = (ledger.accepted(), Instant::now());
+        }
+        ensure!(
+            progress.1.elapsed() < STALL_LIMIT,
+            "no more events: {}",
+            ledger.missing()
+        );
         // Waits up to a second for data.
         let Some(mut slice) = reader.acquire_segment().await? else {
             continue;
