@@ -24,7 +24,7 @@ pub(crate) async fn on_one_segment(world: &World) -> Result<()> {
     let ledger = Ledger::new(world.nonce, KEYS, EVENTS_PER_KEY);
     write(&world.client, &stream, &ledger).await?;
     let group = world.create_group("group", &stream).await;
-    let (mut first, mut second) = tokio::join!(
+    let (mut first, second) = tokio::join!(
         group.create_reader("first".into()),
         group.create_reader("second".into())
     );
@@ -35,7 +35,7 @@ pub(crate) async fn on_one_segment(world: &World) -> Result<()> {
         .reader_offline()
         .await
         .context("take the first reader offline")?;
-    let by_second = read_all(&mut second, &ledger).await?;
+    let by_second = read_all(second, &ledger).await?;
     ensure!(
         by_first == half,
         "the first reader got {by_first} events, not {half}"
@@ -54,14 +54,12 @@ pub(crate) async fn on_four_segments(world: &World) -> Result<()> {
     let group = world.create_group("group", &stream).await;
     // Created at once they get two segments each; one after the other, the first would take all
     // four.
-    let (mut first, mut second) = tokio::join!(
+    let (first, second) = tokio::join!(
         group.create_reader("first".into()),
         group.create_reader("second".into())
     );
-    let (by_first, by_second) = tokio::try_join!(
-        read_all(&mut first, &ledger),
-        read_all(&mut second, &ledger)
-    )?;
+    let (by_first, by_second) =
+        tokio::try_join!(read_all(first, &ledger), read_all(second, &ledger))?;
     ensure!(
         by_first > 0 && by_second > 0,
         "one reader got {by_first}, the other {by_second}"
@@ -204,12 +202,19 @@ pub(crate) async fn write(
     Ok(())
 }
 
-/// Reads until the ledger is complete, whoever of the group reads, and then makes sure that nothing
-/// follows. Returns how many events this reader got.
-pub(crate) async fn read_all(reader: &mut EventReader, ledger: &Ledger) -> Result<u32> {
-    let read = read_until(reader, ledger, ledger.total()).await?;
-    ensure_nothing_follows(reader).await?;
+/// Reads until the ledger is complete, whoever of the group reads, makes sure that nothing follows,
+/// and leaves the group. Returns how many events this reader got.
+pub(crate) async fn read_all(mut reader: EventReader, ledger: &Ledger) -> Result<u32> {
+    let read = read_until(&mut reader, ledger, ledger.total()).await?;
+    ensure_nothing_follows(&mut reader).await?;
+    leave(reader).await?;
     Ok(read)
+}
+
+/// Takes a reader offline. Dropping it would do that in the background, perhaps after the group's
+/// deletion.
+pub(crate) async fn leave(mut reader: EventReader) -> Result<()> {
+    reader.reader_offline().await.context("go offline")
 }
 
 /// Reads until the ledger has accepted `goal` events, not one more. Returns how many of them this

@@ -36,15 +36,16 @@ pub(crate) async fn reader_goes_offline(world: &World) -> Result<()> {
         "an offline reader was served"
     );
     // The other takes the released segments over at its next rebalancing, 10 s after its creation.
-    events::read_all(&mut stays, &ledger).await?;
+    events::read_until(&mut stays, &ledger, ledger.total()).await?;
+    events::ensure_nothing_follows(&mut stays).await?;
     // The name may come back.
     let back = group.create_reader("leaves".into()).await;
     ensure!(
         online(group.list_readers().await) == ["leaves", "stays"],
         "the reader is back"
     );
-    drop(back);
-    Ok(())
+    events::leave(back).await?;
+    events::leave(stays).await
 }
 
 pub(crate) async fn vanished_reader_is_replaced(world: &World) -> Result<()> {
@@ -79,12 +80,12 @@ pub(crate) async fn vanished_reader_is_replaced(world: &World) -> Result<()> {
         .reader_offline("vanishes".into(), Some(positions))
         .await
         .context("declare the lost reader offline")?;
-    let mut heir = group.create_reader("heir".into()).await;
+    let heir = group.create_reader("heir".into()).await;
     ensure!(
         online(group.list_readers().await) == ["heir"],
         "the heir is the only reader"
     );
-    events::read_all(&mut heir, &ledger).await?;
+    events::read_all(heir, &ledger).await?;
     Ok(())
 }
 

@@ -65,5 +65,6 @@ async fn read(world: &World, stream: &ScopedStream, count: usize) -> Result<Vec<
         reader.release_segment(slice).await?;
     }
     events::ensure_nothing_follows(&mut reader).await?;
+    events::leave(reader).await?;
     Ok(read)
 }

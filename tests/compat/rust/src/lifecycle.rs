@@ -69,7 +69,7 @@ pub(crate) async fn seal_delete_recreate(world: &World) -> Result<()> {
         reader.release_segment(slice).await?;
     }
     events::ensure_nothing_follows(&mut reader).await?;
-    reader.reader_offline().await?;
+    events::leave(reader).await?;
 
     ensure!(
         controller.delete_stream(&stream).await?,
@@ -102,8 +102,8 @@ pub(crate) async fn seal_delete_recreate(world: &World) -> Result<()> {
     let ledger = Ledger::new(!world.nonce, KEYS, EVENTS_PER_KEY);
     events::write(&world.client, &stream, &ledger).await?;
     let group = world.create_group("reborn-group", &stream).await;
-    let mut reader = group.create_reader("reader".into()).await;
-    events::read_all(&mut reader, &ledger).await?;
+    let reader = group.create_reader("reader".into()).await;
+    events::read_all(reader, &ledger).await?;
     Ok(())
 }
 
@@ -148,7 +148,7 @@ pub(crate) async fn truncate_at_a_cut(world: &World) -> Result<()> {
     at_cut.read_from_stream(stream.clone(), from_cut);
     let group = world.create_group_with("at-cut", at_cut.build()).await;
     let again = Ledger::new(!world.nonce, KEYS, EVENTS_PER_KEY);
-    events::read_all(&mut group.create_reader("reader".into()).await, &again).await?;
+    events::read_all(group.create_reader("reader".into()).await, &again).await?;
 
     ensure!(
         controller.truncate_stream(&cut).await?,
@@ -160,7 +160,7 @@ pub(crate) async fn truncate_at_a_cut(world: &World) -> Result<()> {
         "the head is {head:?}, the cut {cut_offsets:?}"
     );
     let group = world.create_group("after", &stream).await;
-    events::read_all(&mut group.create_reader("reader".into()).await, &kept).await?;
+    events::read_all(group.create_reader("reader".into()).await, &kept).await?;
 
     // A reader that still stands at the old head gets no byte of what was dropped: the client takes
     // the segments for done.
@@ -168,5 +168,5 @@ pub(crate) async fn truncate_at_a_cut(world: &World) -> Result<()> {
     for _ in 0..head.len() {
         events::ensure_nothing_follows(&mut reader).await?;
     }
-    Ok(())
+    events::leave(reader).await
 }
