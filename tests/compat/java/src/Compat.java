@@ -1,3 +1,5 @@
+import java.io.IOException;
+import java.net.Socket;
 import java.net.URI;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -12,8 +14,8 @@ import java.util.concurrent.TimeoutException;
 /**
  * Drives a Pravega-compatible server with the official Java client, one scenario after the other, each in a scope of its own.
  * Prints one line per scenario, {@code ok NAME SECONDS} or {@code FAILED NAME: reason}, then {@code N passed, N failed}; stack traces
- * go to standard error. Ends with 0 if all passed, 1 if one failed, 2 if it was called wrongly. Leaves nothing behind on the server
- * unless a scenario failed. It does not start, stop or measure the server.
+ * go to standard error. Ends with 0 if all passed, 1 if one failed, 2 if it was called wrongly or nobody listens. Leaves nothing behind
+ * on the server unless a scenario failed. It does not start, stop or measure the server.
  */
 final class Compat {
     private static final String USAGE = "usage: Compat CONTROLLER_URI [SCENARIO…] | Compat --list";
@@ -28,6 +30,7 @@ final class Compat {
 
     private static List<Scenario> all() {
         List<Scenario> all = new ArrayList<>();
+        all.addAll(CheckerScenarios.ALL);
         all.addAll(AdminScenarios.ALL);
         all.addAll(EventScenarios.ALL);
         all.addAll(LargestEventScenarios.ALL);
@@ -58,9 +61,16 @@ final class Compat {
                 System.exit(2);
             }
         }
+        URI controller = URI.create(args[0]);
+        try (Socket reachable = new Socket(controller.getHost(), controller.getPort())) {
+            reachable.getInetAddress();
+        } catch (IOException | IllegalArgumentException e) {
+            System.err.println("no server at " + controller + ": " + e.getMessage()); // the client would try for minutes, in each scenario
+            System.exit(2);
+        }
         int failed = 0;
         for (String name : names) {
-            failed += passes(known.get(name), URI.create(args[0])) ? 0 : 1;
+            failed += passes(known.get(name), controller) ? 0 : 1;
         }
         System.out.println((names.size() - failed) + " passed, " + failed + " failed");
         System.exit(failed == 0 ? 0 : 1); // not by running out: a scenario that hangs still has its threads

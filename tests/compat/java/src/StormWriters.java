@@ -18,7 +18,8 @@ final class StormWriters {
 
     /**
      * Client settings only: try to connect again after 20, 40, … up to 500 ms, and do not give up. The defaults (1 ms, ten times as long
-     * each time, ten times) wait 10 s after the first second, and would measure that instead of the server.
+     * each time, ten times) wait 10 s after the first second, and would measure that instead of the server. Where the controller is away
+     * too, the client asks it for the segment's place at those times all the same (1.1 s, then 11 s); no setting changes that.
      */
     private static final EventWriterConfig PATIENT = EventWriterConfig.builder()
         .initialBackoffMillis(20).backoffMultiple(2).maxBackoffMillis(500).retryAttempts(1_000_000).build();
@@ -110,6 +111,9 @@ final class StormWriters {
                 }
             }
             for (Semaphore mine : free) {
+                if (failed.get() > 0) {
+                    return "the client gave up";
+                }
                 if (!mine.tryAcquire(IN_FLIGHT, Math.max(0, end - System.nanoTime()), TimeUnit.NANOSECONDS)) {
                     return "not all events acknowledged within " + DRAIN_SECONDS + " s: " + status();
                 }

@@ -49,7 +49,7 @@ final class SynchronizerScenarios {
         }
     }
 
-    private record Set(String name, long number) implements Update<Counts>, Serializable {
+    private record Put(String name, long number) implements Update<Counts>, Serializable {
         @Override
         public Counts applyTo(Counts old, Revision revision) {
             TreeMap<String, Long> numbers = new TreeMap<>(old.numbers);
@@ -75,7 +75,7 @@ final class SynchronizerScenarios {
             }, Background.EXECUTOR));
         }
         CompletableFuture.allOf(running.toArray(new CompletableFuture[0])).get(40, TimeUnit.SECONDS);
-        instances.get(0).updateStateUnconditionally(new Set("last", 7));
+        instances.get(0).updateStateUnconditionally(new Put("last", 7));
         for (StateSynchronizer<Counts> instance : List.of(instances.get(0), instances.get(1), open(scene))) {
             instance.fetchUpdates();
             Check.equal("{both=200, instance-0=100, instance-1=100, last=7}", instance.getState().numbers.toString(), "the state");
@@ -112,12 +112,12 @@ final class SynchronizerScenarios {
 
     private static void increment(StateSynchronizer<Counts> instance, String name) {
         instance.updateState((state, updates) -> {
-            updates.add(new Set(name, state.numbers.getOrDefault(name, 0L) + 1));
+            updates.add(new Put(name, state.numbers.getOrDefault(name, 0L) + 1));
         });
     }
 
     private static StateSynchronizer<Counts> open(Scene scene) {
-        return scene.keep(scene.synchronizers().createStateSynchronizer("state", new JavaSerializer<Set>(), new JavaSerializer<Start>(),
+        return scene.keep(scene.synchronizers().createStateSynchronizer("state", new JavaSerializer<Put>(), new JavaSerializer<Start>(),
             SynchronizerConfig.builder().build()));
     }
 
