@@ -15,6 +15,9 @@ mod generated;
 #[rustfmt::skip]
 pub mod internal;
 
+pub mod convert;
+
 pub use controller_service_client::ControllerServiceClient;
 pub use controller_service_server::{ControllerService, ControllerServiceServer};
+pub use convert::ConvertError;
 pub use generated::*;
