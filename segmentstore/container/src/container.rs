@@ -1,0 +1,614 @@
+//! The handle of a container: every verb, and where appends enter.
+//!
+//! Reads and look-ups answer from durable state at once; changes go through the sequencer and answer
+//! when they are durable. Handles are cheap to clone and hold nothing open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sarit_proto::ids::{AttributeId, ContainerId, Offset, WriterId};
+use sarit_proto::wire::append::AppendData;
+use sarit_proto::wire::field::{TableEntry, TableKey};
+use sarit_wal::Wal;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::index::snapshot::Snapshot;
+use crate::pipeline::reply::{Caller, Destination};
+use crate::pipeline::{Batch, Request, Wish};
+use crate::read::reader;
+use crate::shared::Shared;
+use crate::state::Segment;
+use crate::tables::{Delta, Page, Table};
+use crate::{Config, Error, Parts, Permit, Running, lifecycle};
+
+/// Most bytes of table entries in one answer, about.
+const TABLE_BYTES_MAX: usize = 2 << 20;
+
+/// A handle of a container: the owner of many segments and one log. Clones are the same container.
+#[derive(Clone, Debug)]
+pub struct Container(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    appends: mpsc::Sender<Batch>,
+    requests: mpsc::Sender<Request>,
+    ended: CancellationToken,
+    next_appender: AtomicU64,
+}
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes.
+    Stream,
+    /// Entries with keys.
+    Table {
+        /// Length of every key in bytes; 0 allows any.
+        key_length: u16,
+    },
+}
+
+/// What is durable about a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Offset behind the last byte.
+    pub length: Offset,
+    /// First offset that can be read.
+    pub start: Offset,
+    /// Whether it takes no more appends.
+    pub sealed: bool,
+    /// When it was last changed, in milliseconds since the Unix epoch.
+    pub last_modified_ms: i64,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What is durable about a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableInfo {
+    /// Offset behind the last entry, as versions count.
+    pub length: Offset,
+    /// First offset, always 0.
+    pub start: Offset,
+    /// Number of entries.
+    pub entries: u64,
+    /// Length of every key in bytes; 0 for any.
+    pub key_length: u16,
+}
+
+/// The outcome of a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Bytes from the offset asked for on.
+    pub data: Bytes,
+    /// Whether there was nothing behind them.
+    pub at_tail: bool,
+    /// Whether there never will be: the segment is sealed.
+    pub end_of_segment: bool,
+}
+
+impl Read {
+    /// Returns what a reader gets whose wait is over.
+    pub(crate) fn nothing_yet() -> Self {
+        Self {
+            data: Bytes::new(),
+            at_tail: true,
+            end_of_segment: false,
+        }
+    }
+}
+
+/// What a container counts; totals since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// Segments.
+    pub segments: u64,
+    /// Appends that got a place.
+    pub appends: u64,
+    /// Their bytes.
+    pub append_bytes: u64,
+    /// Repeated appends that were not written again.
+    pub duplicates: u64,
+    /// Frames that became durable.
+    pub frames: u64,
+    /// Their bytes.
+    pub frame_bytes: u64,
+    /// Frames on their way to the log.
+    pub frames_in_flight: u64,
+    /// Batches of appends waiting for their place in the order.
+    pub inbox: u64,
+    /// Readers parked at the tail.
+    pub waiters: u64,
+    /// Runs of segments in the log, 24 bytes of memory each.
+    pub extents: u64,
+    /// Bytes read back from the log for readers.
+    pub reread_bytes: u64,
+    /// Entries in tables.
+    pub table_entries: u64,
+    /// Memory they take.
+    pub table_bytes: u64,
+}
+
+/// One step of a writer.
+#[derive(Debug)]
+pub enum AppendOp {
+    /// Asks for the writer's last event number, [`sarit_proto::ids::NULL_ATTRIBUTE`] for a new one.
+    ///
+    /// A barrier: answered when everything before it is durable. Works on sealed segments.
+    Setup {
+        /// The segment.
+        segment: Arc<str>,
+        /// The writer.
+        writer: WriterId,
+        /// Returned with the outcome.
+        token: u64,
+    },
+    /// Appends events, unless the writer has appended `last_event_number` already.
+    Append {
+        /// The segment. Keep one copy per writer: the same one again is found faster.
+        segment: Arc<str>,
+        /// The writer.
+        writer: WriterId,
+        /// Returned with the outcome.
+        token: u64,
+        /// Number of the last event in it; rises with every append of a writer.
+        last_event_number: i64,
+        /// Number of events in it.
+        event_count: u32,
+        /// Refuses the append unless the segment has this length.
+        expected_offset: Option<Offset>,
+        /// The bytes; there may be none.
+        data: AppendData,
+        /// Credit for them, given back when they are durable.
+        permit: Permit,
+    },
+}
+
+/// Outcomes of one connection's appends, in the order they were submitted per writer.
+#[derive(Debug)]
+pub struct Outcomes {
+    /// Who did it.
+    pub container: ContainerId,
+    /// The outcomes.
+    pub list: Vec<Outcome>,
+}
+
+/// The outcome of one [`AppendOp`].
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// As submitted.
+    pub token: u64,
+    /// What became of it.
+    pub result: Result<Done, Error>,
+}
+
+/// What an [`AppendOp`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The answer to a set-up.
+    Setup {
+        /// The last event number that is durable.
+        last_event_number: i64,
+    },
+    /// The events are durable, by this append or one before it.
+    Appended {
+        /// The segment's length afterwards.
+        length: Offset,
+    },
+}
+
+/// Where one connection's appends enter.
+#[derive(Clone, Debug)]
+pub struct Appender {
+    appends: mpsc::Sender<Batch>,
+    to: Arc<Destination>,
+    shared: Arc<Shared>,
+}
+
+impl Appender {
+    /// Takes places in the order for all operations, side by side.
+    ///
+    /// Waits while the inbox is full, never for durability. Outcomes come by the channel given to
+    /// [`Container::appender`]. Cancel-safe in that a dropped call has taken no places.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`]; none of them was taken.
+    pub async fn submit(&self, operations: Vec<AppendOp>) -> Result<(), Error> {
+        let to = self.to.clone();
+        let batch = Batch { to, operations };
+        let sent = self.appends.send(batch).await;
+        let depth = self.appends.max_capacity() - self.appends.capacity();
+        self.shared.metrics.inbox.set(depth as u64);
+        sent.map_err(|_| Error::Stopping)
+    }
+}
+
+impl Container {
+    /// Opens the log, recovers, serves. From then on no other owner of this container can write.
+    ///
+    /// # Errors
+    /// The log's; [`Error::Broken`] if the log does not make sense. Nothing was changed then.
+    pub async fn open(
+        id: ContainerId,
+        wal: &Wal,
+        parts: Parts,
+        config: Config,
+    ) -> Result<(Self, Running), Error> {
+        lifecycle::open(id, wal, parts, config).await
+    }
+
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        appends: mpsc::Sender<Batch>,
+        requests: mpsc::Sender<Request>,
+        ended: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            shared,
+            appends,
+            requests,
+            ended,
+            next_appender: AtomicU64::new(0),
+        }))
+    }
+
+    /// Returns which container this is.
+    pub fn id(&self) -> ContainerId {
+        self.0.shared.id
+    }
+
+    /// Returns an entrance for one connection. Its outcomes go to `outcomes`, one message per frame,
+    /// bounded by the credit the appends hold.
+    pub fn appender(&self, outcomes: mpsc::UnboundedSender<Outcomes>) -> Appender {
+        let number = self.0.next_appender.fetch_add(1, Ordering::Relaxed);
+        Appender {
+            appends: self.0.appends.clone(),
+            to: Arc::new(Destination { number, outcomes }),
+            shared: self.0.shared.clone(),
+        }
+    }
+
+    /// Creates a segment; durable on return.
+    ///
+    /// # Errors
+    /// [`Error::SegmentExists`], [`Error::InvalidArgument`], [`Error::Unsupported`] for tables with
+    /// keys of fixed length, [`Error::Stopping`], [`Error::OutcomeUnknown`].
+    pub async fn create(
+        &self,
+        segment: &str,
+        kind: Kind,
+        attributes: Vec<(AttributeId, i64)>,
+    ) -> Result<(), Error> {
+        self.ask(segment, |caller| Wish::Create(kind, attributes, caller))
+            .await
+    }
+
+    /// Refuses appends to a segment from now on and returns its length; durable on return. A sealed
+    /// segment stays so.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a table, [`Error::Stopping`],
+    /// [`Error::OutcomeUnknown`].
+    pub async fn seal(&self, segment: &str) -> Result<Offset, Error> {
+        self.ask(segment, Wish::Seal).await
+    }
+
+    /// Drops what lies below `offset`, which must be in `[start, length]`; durable on return.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::BadOffset`], [`Error::Unsupported`] for a table,
+    /// [`Error::Stopping`], [`Error::OutcomeUnknown`].
+    pub async fn truncate(&self, segment: &str, offset: Offset) -> Result<(), Error> {
+        self.ask(segment, |caller| Wish::Truncate(offset, caller))
+            .await
+    }
+
+    /// Deletes a segment or table; durable on return, and the name is free.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Stopping`], [`Error::OutcomeUnknown`].
+    pub async fn delete(&self, segment: &str) -> Result<(), Error> {
+        let empty_table = false;
+        self.ask(segment, |caller| Wish::Delete {
+            empty_table,
+            caller,
+        })
+        .await
+    }
+
+    /// Deletes a table, if wanted only an empty one; durable on return.
+    ///
+    /// # Errors
+    /// As [`Self::delete`], [`Error::TableNotEmpty`], [`Error::Unsupported`] for a stream.
+    pub async fn delete_table(&self, segment: &str, must_be_empty: bool) -> Result<(), Error> {
+        self.table(segment, "deleteTableSegment", |_, _| Ok(()))
+            .map(|_| ())?;
+        self.ask(segment, |caller| Wish::Delete {
+            empty_table: must_be_empty,
+            caller,
+        })
+        .await
+    }
+
+    /// Returns what is durable about a segment.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Stopping`].
+    pub async fn info(&self, segment: &str) -> Result<SegmentInfo, Error> {
+        self.look(segment, |segment| {
+            Ok(SegmentInfo {
+                length: Offset(segment.length),
+                start: Offset(segment.start),
+                sealed: segment.sealed,
+                last_modified_ms: segment.modified_ms,
+                kind: segment.kind,
+            })
+        })
+    }
+
+    /// Returns an attribute's durable value, [`sarit_proto::ids::NULL_ATTRIBUTE`] if it is unset.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Stopping`].
+    pub async fn attribute(&self, segment: &str, id: AttributeId) -> Result<i64, Error> {
+        self.look(segment, |segment| Ok(segment.attribute(id)))
+    }
+
+    /// Sets an attribute if it has the value `expected`; durable on return. Returns whether it had.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::SegmentSealed`], [`Error::Stopping`],
+    /// [`Error::OutcomeUnknown`].
+    pub async fn update_attribute(
+        &self,
+        segment: &str,
+        id: AttributeId,
+        new: i64,
+        expected: i64,
+    ) -> Result<bool, Error> {
+        self.ask(segment, |caller| {
+            Wish::UpdateAttribute(id, new, expected, caller)
+        })
+        .await
+    }
+
+    /// Sets the attributes that say how the segment scales; durable on return.
+    ///
+    /// # Errors
+    /// As [`Self::update_attribute`].
+    pub async fn update_policy(
+        &self,
+        segment: &str,
+        scale_type: u8,
+        target_rate: i32,
+    ) -> Result<(), Error> {
+        let attributes = vec![
+            (AttributeId::SCALE_POLICY_TYPE, i64::from(scale_type)),
+            (AttributeId::SCALE_POLICY_RATE, i64::from(target_rate)),
+        ];
+        self.ask(segment, |caller| {
+            Wish::OverwriteAttributes(attributes, caller)
+        })
+        .await
+    }
+
+    /// Reads up to `max` bytes from `offset` on; may return fewer.
+    ///
+    /// At the tail of an open segment it waits until bytes come ([`Error::SegmentSealed`] if it is
+    /// sealed instead, an empty read if it is deleted), at most for `wait`: then the read is empty. At
+    /// or behind the end of a sealed segment it is empty at once, with `end_of_segment`. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::SegmentTruncated`], [`Error::SegmentSealed`] after a wait,
+    /// [`Error::Unsupported`] for a table, [`Error::Stopping`], the log's.
+    pub async fn read(
+        &self,
+        segment: &str,
+        offset: Offset,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Read, Error> {
+        self.alive()?;
+        reader::read(&self.0.shared, segment, offset, max, wait).await
+    }
+
+    /// Sets entries of a table, all or none, and returns the version of each; durable on return.
+    ///
+    /// Versions are compared with the table before the batch. A key may appear more than once; the
+    /// last one stays. With `expected_length` the table must have that length.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a stream, [`Error::BadOffset`],
+    /// [`Error::KeyDoesNotExist`], [`Error::KeyBadVersion`], [`Error::InvalidArgument`],
+    /// [`Error::Stopping`], [`Error::OutcomeUnknown`].
+    pub async fn table_update(
+        &self,
+        segment: &str,
+        entries: Vec<TableEntry>,
+        expected_length: Option<i64>,
+    ) -> Result<Vec<i64>, Error> {
+        self.ask(segment, |caller| {
+            Wish::TableUpdate(entries, expected_length, caller)
+        })
+        .await
+    }
+
+    /// Removes keys of a table, all or none; durable on return. Removing an absent key succeeds.
+    ///
+    /// # Errors
+    /// As [`Self::table_update`].
+    pub async fn table_remove(
+        &self,
+        segment: &str,
+        keys: Vec<TableKey>,
+        expected_length: Option<i64>,
+    ) -> Result<(), Error> {
+        self.ask(segment, |caller| {
+            Wish::TableRemove(keys, expected_length, caller)
+        })
+        .await
+    }
+
+    /// Returns the durable entries of these keys; an absent one with version
+    /// [`TableKey::NOT_EXISTS`] and no value.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a stream, [`Error::Stopping`].
+    pub async fn table_get(&self, segment: &str, keys: &[Bytes]) -> Result<Vec<TableEntry>, Error> {
+        self.table(segment, "readTable", |_, table| {
+            Ok(keys.iter().map(|key| table.get(key)).collect())
+        })
+    }
+
+    /// Returns the next entries of a table and the token to go on with; no entries at the end.
+    ///
+    /// # Errors
+    /// As [`Self::table_get`]; [`Error::InvalidArgument`] for bounds, which only tables with keys of
+    /// fixed length have, and for a foreign token.
+    pub async fn table_entries(
+        &self,
+        segment: &str,
+        from: Page,
+    ) -> Result<(Vec<TableEntry>, Bytes), Error> {
+        self.table(segment, "readTableEntries", |_, table| {
+            let refuse = |what: &str| Error::InvalidArgument(what.to_owned());
+            if !from.from_key.is_empty() || !from.to_key.is_empty() {
+                return Err(refuse("bounds on a table without order"));
+            }
+            table
+                .page(&from.token, from.count, TABLE_BYTES_MAX)
+                .map_err(refuse)
+        })
+    }
+
+    /// Returns what changed in a table since a position, at most `count` entries.
+    ///
+    /// # Errors
+    /// As [`Self::table_get`]; [`Error::InvalidArgument`] for a position outside of the table.
+    pub async fn table_delta(
+        &self,
+        segment: &str,
+        from: i64,
+        count: usize,
+    ) -> Result<Delta, Error> {
+        self.table(segment, "readTableEntriesDelta", |segment, table| {
+            let position = u64::try_from(from).ok();
+            let position = position.filter(|position| *position <= segment.length);
+            let position = position.ok_or_else(|| {
+                let length = segment.length;
+                Error::InvalidArgument(format!("position {from} of a table of length {length}"))
+            })?;
+            Ok(table.delta(position, segment.length, count, TABLE_BYTES_MAX))
+        })
+    }
+
+    /// Returns what is durable about a table.
+    ///
+    /// # Errors
+    /// As [`Self::table_get`].
+    pub async fn table_info(&self, segment: &str) -> Result<TableInfo, Error> {
+        self.table(segment, "getTableSegmentInfo", |segment, table| {
+            let key_length = match segment.kind {
+                Kind::Table { key_length } => key_length,
+                Kind::Stream => 0,
+            };
+            Ok(TableInfo {
+                length: Offset(segment.length),
+                start: Offset(segment.start),
+                entries: table.len() as u64,
+                key_length,
+            })
+        })
+    }
+
+    /// Returns what was counted.
+    pub fn stats(&self) -> ContainerStats {
+        let shared = &self.0.shared;
+        let metrics = &shared.metrics;
+        ContainerStats {
+            segments: metrics.segments.get(),
+            appends: metrics.appends.get(),
+            append_bytes: metrics.append_bytes.get(),
+            duplicates: metrics.duplicates.get(),
+            frames: metrics.frames.get(),
+            frame_bytes: metrics.frame_bytes.get(),
+            frames_in_flight: metrics.in_flight.get(),
+            inbox: (self.0.appends.max_capacity() - self.0.appends.capacity()) as u64,
+            waiters: shared.waiters.len() as u64,
+            extents: metrics.extents.get(),
+            reread_bytes: metrics.reread_bytes.get(),
+            table_entries: metrics.table_entries.get(),
+            table_bytes: metrics.table_bytes.get(),
+        }
+    }
+
+    /// Returns a number that equal durable states share: two containers with the same history, or one
+    /// before and after it was opened again. Dumps the whole state: for tests and the operator.
+    pub fn digest(&self) -> u64 {
+        Snapshot::of(&self.0.shared.state.read()).digest()
+    }
+
+    /// Stops: answers everything accepted before, closes the log, returns when that is done. Appends
+    /// that wait for room in the log are refused instead. Idempotent; dropping the call does not
+    /// undo it.
+    pub async fn stop(&self) {
+        self.0.shared.stopping.cancel();
+        self.0.ended.cancelled().await;
+    }
+
+    async fn ask<T>(
+        &self,
+        segment: &str,
+        wish: impl FnOnce(Caller<T>) -> Wish,
+    ) -> Result<T, Error> {
+        let (caller, answer) = oneshot::channel();
+        let request = Request {
+            segment: segment.into(),
+            wish: wish(caller),
+        };
+        let sent = self.0.requests.send(request).await;
+        sent.map_err(|_| Error::Stopping)?;
+        // The sequencer answers whatever it has put in order; what it drops it never looked at.
+        answer.await.unwrap_or(Err(Error::Stopping))
+    }
+
+    fn alive(&self) -> Result<(), Error> {
+        if self.0.shared.stopping.is_cancelled() {
+            Err(Error::Stopping)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn look<T>(
+        &self,
+        name: &str,
+        look: impl FnOnce(&Segment) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.alive()?;
+        let state = self.0.shared.state.read();
+        match state.find(name) {
+            Some((_, segment)) => look(segment),
+            None => Err(Error::NoSuchSegment(name.into())),
+        }
+    }
+
+    fn table<T>(
+        &self,
+        name: &str,
+        operation: &'static str,
+        look: impl FnOnce(&Segment, &Table) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.look(name, |segment| match &segment.table {
+            Some(table) => look(segment, table),
+            None => Err(Error::Unsupported {
+                segment: name.into(),
+                operation,
+            }),
+        })
+    }
+}

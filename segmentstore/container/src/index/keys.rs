@@ -1,0 +1,69 @@
+//! The key space of a container's index, on one screen. Numbers are big-endian in keys, so that their
+//! order is that of the bytes, and little-endian in values.
+//!
+//! ```text
+//! 00                       → next seq u64 | next sid u64
+//! 01 | name                → sid u64
+//! 02 | sid                 → start | length | modified_ms | events: 8 bytes each | kind u8 | sealed u8 | key length u16
+//! 03 | sid | offset        → frame u64 | position u32 | length u32
+//! 04 | sid | attribute id  → i64
+//! 05 | sid | key           → version u64 | value
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+use sarit_proto::ids::AttributeId;
+
+use crate::state::Sid;
+
+/// First byte of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Space {
+    Container = 0,
+    Name = 1,
+    Segment = 2,
+    Extent = 3,
+    Attribute = 4,
+    TableEntry = 5,
+}
+
+/// The one key of the container itself.
+pub(crate) fn container() -> Bytes {
+    key(Space::Container, |_| {})
+}
+
+pub(crate) fn name(name: &str) -> Bytes {
+    key(Space::Name, |out| out.put_slice(name.as_bytes()))
+}
+
+pub(crate) fn segment(sid: Sid) -> Bytes {
+    key(Space::Segment, |out| out.put_u64(sid.0))
+}
+
+pub(crate) fn extent(sid: Sid, offset: u64) -> Bytes {
+    key(Space::Extent, |out| {
+        out.put_u64(sid.0);
+        out.put_u64(offset);
+    })
+}
+
+pub(crate) fn attribute(sid: Sid, id: AttributeId) -> Bytes {
+    key(Space::Attribute, |out| {
+        out.put_u64(sid.0);
+        out.put_u128(id.0);
+    })
+}
+
+pub(crate) fn table_entry(sid: Sid, key_bytes: &[u8]) -> Bytes {
+    key(Space::TableEntry, |out| {
+        out.put_u64(sid.0);
+        out.put_slice(key_bytes);
+    })
+}
+
+fn key(space: Space, rest: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::with_capacity(32);
+    out.put_u8(space as u8);
+    rest(&mut out);
+    out.freeze()
+}

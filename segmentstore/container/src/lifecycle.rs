@@ -1,0 +1,117 @@
+//! Open → recover → serve → stop: the owner of a container's one task.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use parking_lot::RwLock;
+use sarit_env::{Clock, Rng};
+use sarit_proto::ids::ContainerId;
+use sarit_wal::{LogId, Opened, Wal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
+use crate::read::waiters::Waiters;
+use crate::shared::Shared;
+use crate::state::{Seeded, State};
+use crate::{Config, Container, Error, MemoryBudget, recovery};
+
+/// What a container needs from the process it lives in.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Wall time, kept with what is written.
+    pub clock: Clock,
+    /// Seeds the container's hash tables.
+    pub rng: Rng,
+    /// The process's memory.
+    pub memory: MemoryBudget,
+}
+
+/// The running container: resolves when it has ended, `Ok` after a stop.
+///
+/// An error means that the log failed or did not make sense: open the container again, here or
+/// elsewhere, to find out what is durable. Dropping this ends the container at once, without answers.
+#[derive(Debug)]
+pub struct Running(JoinSet<Result<(), Error>>);
+
+impl Future for Running {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_join_next(cx).map(|joined| match joined {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panicked)) if panicked.is_panic() => {
+                std::panic::resume_unwind(panicked.into_panic())
+            }
+            // Aborted, or polled again after it had resolved.
+            Some(Err(_)) | None => Err(Error::Stopping),
+        })
+    }
+}
+
+pub(crate) async fn open(
+    id: ContainerId,
+    wal: &Wal,
+    parts: Parts,
+    config: Config,
+) -> Result<(Container, Running), Error> {
+    let Parts { clock, rng, memory } = parts;
+    let Opened { epoch, log, replay } = wal.open_log(LogId(id.0)).await?;
+    let frames = replay.remaining();
+    let state = recovery::replay(replay, State::new(Seeded(rng.u64()))).await?;
+    tracing::info!(container = %id, %epoch, frames, segments = state.len(), "container recovered");
+    let metrics = Metrics::new(id);
+    metrics.state(&state);
+    let shared = Arc::new(Shared {
+        id,
+        state: RwLock::new(state),
+        log,
+        owner: memory.frames().owner(),
+        memory,
+        waiters: Waiters::new(config.waiters),
+        metrics,
+        stopping: CancellationToken::new(),
+        config,
+    });
+    let (appends, appends_inbox) = mpsc::channel(shared.config.inbox.max(1));
+    let (requests, requests_inbox) = mpsc::channel(shared.config.inbox.max(1));
+    let pipeline = Pipeline::new(
+        shared.clone(),
+        clock,
+        appends_inbox,
+        requests_inbox,
+        wal.space(),
+    );
+    let ended = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve(shared.clone(), pipeline, ended.clone()));
+    let container = Container::new(shared, appends, requests, ended);
+    Ok((container, Running(tasks)))
+}
+
+/// Runs the sequencer, then closes the log.
+async fn serve(
+    shared: Arc<Shared>,
+    pipeline: Pipeline,
+    ended: CancellationToken,
+) -> Result<(), Error> {
+    // Also set when this task is aborted.
+    let _ended = ended.drop_guard();
+    let outcome = pipeline.run(shared.stopping.clone()).await;
+    shared.stopping.cancel();
+    match &outcome {
+        Ok(()) => {
+            // Nothing is lost if this fails: the next opening seals the log instead.
+            if let Err(error) = shared.log.clone().close().await {
+                tracing::warn!(container = %shared.id, %error, "the log was not closed in order");
+            }
+            tracing::info!(container = %shared.id, "container stopped");
+        }
+        Err(error) => tracing::error!(container = %shared.id, %error, "container failed"),
+    }
+    outcome
+}

@@ -1,0 +1,184 @@
+//! What a container counts, for the operator's metrics and for introspection.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Label, Unit, counter, gauge, histogram};
+use sarit_proto::ids::ContainerId;
+
+use crate::state::State;
+
+/// A counter that can be read back.
+pub(crate) struct Count {
+    value: AtomicU64,
+    exported: Counter,
+}
+
+/// A gauge that can be read back.
+pub(crate) struct Level {
+    value: AtomicU64,
+    exported: Gauge,
+}
+
+impl Count {
+    pub(crate) fn add(&self, more: u64) {
+        self.value.fetch_add(more, Ordering::Relaxed);
+        self.exported.increment(more);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+impl Level {
+    pub(crate) fn set(&self, value: u64) {
+        // Mostly unchanged: then nobody needs to hear of it.
+        if self.value.swap(value, Ordering::Relaxed) != value {
+            self.exported.set(value as f64);
+        }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// All metrics of one container.
+pub(crate) struct Metrics {
+    pub(crate) appends: Count,
+    pub(crate) append_bytes: Count,
+    pub(crate) duplicates: Count,
+    pub(crate) frames: Count,
+    pub(crate) frame_bytes: Count,
+    pub(crate) reread_bytes: Count,
+    pub(crate) in_flight: Level,
+    pub(crate) inbox: Level,
+    pub(crate) segments: Level,
+    pub(crate) extents: Level,
+    pub(crate) table_entries: Level,
+    pub(crate) table_bytes: Level,
+    frame_seconds: Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn new(container: ContainerId) -> Self {
+        describe();
+        let labels = vec![Label::new("container", container.to_string())];
+        let count = |name: &'static str| Count {
+            value: AtomicU64::new(0),
+            exported: counter!(name, labels.clone()),
+        };
+        let level = |name: &'static str| Level {
+            value: AtomicU64::new(0),
+            exported: gauge!(name, labels.clone()),
+        };
+        Self {
+            appends: count("segmentstore_appends_total"),
+            append_bytes: count("segmentstore_append_bytes_total"),
+            duplicates: count("segmentstore_duplicate_appends_total"),
+            frames: count("segmentstore_frames_total"),
+            frame_bytes: count("segmentstore_frame_bytes_total"),
+            reread_bytes: count("segmentstore_reread_bytes_total"),
+            in_flight: level("segmentstore_frames_in_flight"),
+            inbox: level("segmentstore_inbox_depth"),
+            segments: level("segmentstore_segments"),
+            extents: level("segmentstore_tail_extents"),
+            table_entries: level("segmentstore_table_entries"),
+            table_bytes: level("segmentstore_table_bytes"),
+            frame_seconds: histogram!("segmentstore_frame_seconds", labels.clone()),
+        }
+    }
+
+    pub(crate) fn appended(&self, bytes: u64) {
+        self.appends.add(1);
+        self.append_bytes.add(bytes);
+    }
+
+    pub(crate) fn frame_durable(&self, latency: Duration, bytes: usize) {
+        self.frames.add(1);
+        self.frame_bytes.add(bytes as u64);
+        self.frame_seconds.record(latency);
+    }
+
+    /// Notes the size of the state.
+    pub(crate) fn state(&self, state: &State) {
+        self.segments.set(state.len() as u64);
+        self.extents.set(state.totals.extents);
+        self.table_entries.set(state.totals.table_entries);
+        self.table_bytes.set(state.totals.table_bytes);
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    let counters = [
+        (
+            "segmentstore_appends_total",
+            Unit::Count,
+            "Appends that got a place in a segment",
+        ),
+        (
+            "segmentstore_append_bytes_total",
+            Unit::Bytes,
+            "Their bytes",
+        ),
+        (
+            "segmentstore_duplicate_appends_total",
+            Unit::Count,
+            "Repeated appends that were not written again",
+        ),
+        (
+            "segmentstore_frames_total",
+            Unit::Count,
+            "Frames that became durable",
+        ),
+        ("segmentstore_frame_bytes_total", Unit::Bytes, "Their bytes"),
+        (
+            "segmentstore_reread_bytes_total",
+            Unit::Bytes,
+            "Bytes read back from the log for readers",
+        ),
+    ];
+    for (name, unit, text) in counters {
+        describe_counter!(name, unit, text);
+    }
+    let gauges = [
+        (
+            "segmentstore_frames_in_flight",
+            Unit::Count,
+            "Frames on their way to the log",
+        ),
+        (
+            "segmentstore_inbox_depth",
+            Unit::Count,
+            "Batches of appends that wait for their place in the order",
+        ),
+        ("segmentstore_segments", Unit::Count, "Segments"),
+        (
+            "segmentstore_tail_extents",
+            Unit::Count,
+            "Runs of segments in the log; 24 bytes of memory each",
+        ),
+        (
+            "segmentstore_table_entries",
+            Unit::Count,
+            "Entries of table segments",
+        ),
+        ("segmentstore_table_bytes", Unit::Bytes, "Memory they take"),
+    ];
+    for (name, unit, text) in gauges {
+        describe_gauge!(name, unit, text);
+    }
+    describe_histogram!(
+        "segmentstore_frame_seconds",
+        Unit::Seconds,
+        "Time from sending a frame to the log to its being durable"
+    );
+}

@@ -1,0 +1,247 @@
+//! One read of one segment.
+//!
+//! A reply is filled from one kind of source: frames in memory, or the log. It is short where the kind
+//! changes; the client's next read goes on behind. One large piece is passed on without a copy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use sarit_proto::ids::Offset;
+use sarit_wal::FrameNo;
+use tokio::time::{Instant, sleep_until};
+
+use super::waiters::Waiter;
+use crate::shared::Shared;
+use crate::state::{Extent, Segment, Sid};
+use crate::{Error, Kind, Read};
+
+/// A piece of at least this many bytes makes a reply of its own, without a copy.
+const PIECE_WITHOUT_COPY: usize = 32 << 10;
+/// Extents looked at for one reply.
+const EXTENTS_MAX: usize = 1024;
+/// An extent of at least this many bytes is read from the log without its frame.
+const EXTENT_WITHOUT_FRAME: u32 = 256 << 10;
+/// How long a reader waits that found no place among the parked ones.
+const UNPARKED_WAIT: Duration = Duration::from_secs(1);
+
+/// What to do for a read, decided with the state locked.
+enum Step {
+    Answer(Read),
+    /// Bytes to fetch, and the reply's flags when they are all there.
+    Fetch(Plan),
+    /// Nothing there yet; `None` if too many wait already.
+    Park(Sid, Option<Waiter>),
+}
+
+struct Plan {
+    pieces: Vec<Extent>,
+    offset: u64,
+    /// Length of the segment.
+    length: u64,
+    sealed: bool,
+}
+
+/// Reads up to `max` bytes; see [`crate::Container::read`].
+pub(crate) async fn read(
+    shared: &Arc<Shared>,
+    name: &str,
+    offset: Offset,
+    max: usize,
+    wait: Duration,
+) -> Result<Read, Error> {
+    let max = max.clamp(1, shared.config.read_bytes.max(1));
+    let deadline = Instant::now() + wait;
+    let mut parked = None;
+    loop {
+        match step(shared, name, offset.0, max, parked)? {
+            Step::Answer(read) => return Ok(read),
+            Step::Fetch(plan) => return fetch(shared, plan, max).await,
+            Step::Park(..) if shared.stopping.is_cancelled() || Instant::now() >= deadline => {
+                return Ok(Read::nothing_yet());
+            }
+            Step::Park(sid, waiter) => {
+                parked = Some(sid);
+                let unparked = Instant::now() + UNPARKED_WAIT;
+                let until = if waiter.is_some() {
+                    deadline
+                } else {
+                    deadline.min(unparked)
+                };
+                tokio::select! {
+                    biased;
+                    () = woken(waiter) => {}
+                    () = shared.stopping.cancelled() => return Ok(Read::nothing_yet()),
+                    () = sleep_until(until) => {
+                        if until < deadline {
+                            continue;
+                        }
+                        return Ok(Read::nothing_yet());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn woken(waiter: Option<Waiter>) {
+    match waiter {
+        Some(mut waiter) => waiter.woken().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks at the state. `parked` is the segment a reader waited for, which may be gone by now.
+fn step(
+    shared: &Shared,
+    name: &str,
+    offset: u64,
+    max: usize,
+    parked: Option<Sid>,
+) -> Result<Step, Error> {
+    let state = shared.state.read();
+    let found = match parked {
+        Some(sid) => state.segment(sid).map(|segment| (sid, segment)),
+        None => state.find(name),
+    };
+    let Some((sid, segment)) = found else {
+        return match parked {
+            Some(_) => Ok(Step::Answer(Read::nothing_yet())),
+            None => Err(Error::NoSuchSegment(name.into())),
+        };
+    };
+    if matches!(segment.kind, Kind::Table { .. }) {
+        return Err(Error::Unsupported {
+            segment: segment.name.clone(),
+            operation: "readSegment",
+        });
+    }
+    if offset < segment.start && parked.is_none() {
+        return Err(Error::SegmentTruncated {
+            segment: segment.name.clone(),
+            start: Offset(segment.start),
+            given: Offset(offset),
+        });
+    }
+    if offset >= segment.length {
+        return match (segment.sealed, parked) {
+            (false, _) => Ok(Step::Park(sid, shared.waiters.park(sid))),
+            (true, None) => Ok(Step::Answer(Read {
+                data: Bytes::new(),
+                at_tail: false,
+                end_of_segment: true,
+            })),
+            (true, Some(_)) => Err(Error::SegmentSealed(segment.name.clone())),
+        };
+    }
+    if offset < segment.start {
+        // Truncated while it was parked, and bytes came since: it would have got those above.
+        return Err(Error::SegmentTruncated {
+            segment: segment.name.clone(),
+            start: Offset(segment.start),
+            given: Offset(offset),
+        });
+    }
+    Ok(Step::Fetch(plan(segment, offset, max)))
+}
+
+fn plan(segment: &Segment, offset: u64, max: usize) -> Plan {
+    let end = offset.saturating_add(max as u64);
+    let extents = segment.extents_from(offset).iter().take(EXTENTS_MAX);
+    let pieces = extents
+        .take_while(|extent| extent.offset < end)
+        .map(|extent| {
+            let from = extent.offset.max(offset);
+            let to = extent.end().min(end);
+            let skipped = u32::try_from(from - extent.offset).expect("inside the extent");
+            Extent {
+                offset: from,
+                frame: extent.frame,
+                position: extent.position + skipped,
+                length: u32::try_from(to - from).expect("inside the extent"),
+            }
+        })
+        .collect();
+    Plan {
+        pieces,
+        offset,
+        length: segment.length,
+        sealed: segment.sealed,
+    }
+}
+
+async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
+    let mut gathered = BytesMut::new();
+    let mut data = Bytes::new();
+    let mut from_log = None;
+    for piece in &plan.pieces {
+        let cached = cached(shared, piece);
+        let kind = *from_log.get_or_insert(cached.is_none());
+        if kind != cached.is_none() {
+            break;
+        }
+        let bytes = match cached {
+            Some(bytes) => bytes,
+            None => reread(shared, piece).await?,
+        };
+        let first = data.is_empty() && gathered.is_empty();
+        if first {
+            let enough = bytes.len() >= PIECE_WITHOUT_COPY || plan.pieces.len() == 1;
+            data = bytes;
+            if enough {
+                break;
+            }
+            continue;
+        }
+        if bytes.len() >= PIECE_WITHOUT_COPY {
+            break;
+        }
+        if gathered.is_empty() {
+            let left = plan
+                .pieces
+                .iter()
+                .map(|piece| piece.length as usize)
+                .sum::<usize>();
+            gathered.reserve(left.min(max));
+            gathered.put_slice(&data);
+        }
+        gathered.put_slice(&bytes);
+    }
+    if !gathered.is_empty() {
+        data = gathered.freeze();
+    }
+    let reached = plan.offset + data.len() as u64 >= plan.length;
+    Ok(Read {
+        data,
+        at_tail: reached && !plan.sealed,
+        end_of_segment: reached && plan.sealed,
+    })
+}
+
+fn cached(shared: &Shared, piece: &Extent) -> Option<Bytes> {
+    let frame = shared.memory.frames().get(shared.owner, piece.frame)?;
+    let from = piece.position as usize;
+    Some(frame.body().slice(from..from + piece.length as usize))
+}
+
+/// Gets bytes that are no longer in memory. Small extents bring their whole frame, whose other parts
+/// are likely to be wanted next: those who read behind mostly read in order, and several segments.
+async fn reread(shared: &Shared, piece: &Extent) -> Result<Bytes, Error> {
+    let (from, length) = (piece.position as usize, piece.length as usize);
+    let blocks = shared.memory.blocks();
+    if let Some(frame) = blocks.get(shared.owner, piece.frame) {
+        return Ok(frame.body().slice(from..from + length));
+    }
+    let number = FrameNo(piece.frame);
+    if piece.length >= EXTENT_WITHOUT_FRAME {
+        shared.metrics.reread_bytes.add(length as u64);
+        return Ok(shared
+            .log
+            .read_range(number, piece.position, piece.length)
+            .await?);
+    }
+    let frame = shared.log.read(number).await?;
+    shared.metrics.reread_bytes.add(frame.body().len() as u64);
+    blocks.insert(shared.owner, frame.clone());
+    Ok(frame.body().slice(from..from + length))
+}

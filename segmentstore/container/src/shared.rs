@@ -1,0 +1,36 @@
+//! What the handle, the sequencer and readers of one container share.
+
+use parking_lot::RwLock;
+use sarit_proto::ids::ContainerId;
+use sarit_wal::DurableLog;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::read::waiters::Waiters;
+use crate::state::State;
+use crate::{Config, MemoryBudget};
+
+/// Shared by all that serve one container. Only the sequencer writes the state; locks are held for
+/// lookups, never across an await.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: ContainerId,
+    pub(crate) config: Config,
+    /// What is durable.
+    pub(crate) state: RwLock<State>,
+    pub(crate) log: DurableLog,
+    pub(crate) memory: MemoryBudget,
+    /// Whose frames ours are, in the process's stores of frames.
+    pub(crate) owner: u64,
+    pub(crate) waiters: Waiters,
+    pub(crate) metrics: Metrics,
+    /// Set when the container stops or has failed: nothing is answered from its state any more.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.memory.frames().forget(self.owner);
+        self.memory.blocks().forget(self.owner);
+    }
+}

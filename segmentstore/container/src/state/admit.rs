@@ -1,0 +1,691 @@
+//! Checks every operation against what the operations before it will have done, durable or not, and
+//! fixes its result.
+//!
+//! An overlay: only what differs from the durable [`State`] is here, each entry with the number of the
+//! operation that made it, and [`Speculation::retire`] takes it out again when that operation is
+//! durable and applied. So nothing is held twice, and an idle container holds nothing here.
+//!
+//! Nothing is ever rolled back: a log that fails ends the container.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use sarit_proto::ids::{AttributeId, NULL_ATTRIBUTE, Offset, WriterId};
+use sarit_proto::wire::field::{TableEntry, TableKey};
+
+use super::{Seeded, Segment, Sid, State};
+use crate::operation::{Attributes, Change, Changes, Operation, encode_attributes};
+use crate::{Error, Kind};
+
+/// Offsets are signed on the wire.
+const LENGTH_MAX: u64 = i64::MAX as u64;
+/// Longest name of a segment in bytes; those of the protocol are shorter.
+const NAME_BYTES_MAX: usize = 4096;
+/// Most attributes given at creation.
+const ATTRIBUTES_MAX: usize = 1024;
+/// Longest key of a table.
+pub(crate) const KEY_BYTES_MAX: usize = 8192;
+/// Longest key and value of a table together, as large as a frame of the wire allows.
+const ENTRY_BYTES_MAX: usize = 16 << 20;
+
+/// A segment as the operations so far will leave it.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    kind: Kind,
+    start: u64,
+    length: u64,
+    sealed: bool,
+    deleted: bool,
+    entries: u64,
+    seq: u64,
+}
+
+impl Head {
+    fn of(segment: &Segment) -> Self {
+        Self {
+            kind: segment.kind,
+            start: segment.start,
+            length: segment.length,
+            sealed: segment.sealed,
+            deleted: false,
+            entries: segment.table.as_ref().map_or(0, |t| t.len() as u64),
+            seq: 0,
+        }
+    }
+}
+
+/// An overlay entry and the number of the operation that made it.
+#[derive(Clone, Copy, Debug)]
+struct Made<T> {
+    by: u64,
+    value: T,
+}
+
+/// What operations on their way to the log will change.
+#[derive(Debug)]
+pub(crate) struct Speculation {
+    names: HashMap<Arc<str>, Made<Option<Sid>>, Seeded>,
+    heads: HashMap<Sid, Head, Seeded>,
+    numbers: HashMap<(Sid, AttributeId), Made<i64>, Seeded>,
+    keys: HashMap<(Sid, Bytes), Made<Option<u64>>, Seeded>,
+    next_sid: Sid,
+    next_seq: u64,
+    /// The segment of the last append, by the caller's own copy of the name.
+    last: Option<(Arc<str>, Sid)>,
+}
+
+/// What an append wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Intent {
+    pub(crate) writer: WriterId,
+    pub(crate) last_event_number: i64,
+    pub(crate) expected_offset: Option<Offset>,
+    pub(crate) bytes: u64,
+}
+
+/// What becomes of an append that is not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It gets this place.
+    Write { sid: Sid, offset: u64 },
+    /// An operation before it has written these events; nothing is written again.
+    Duplicate { length: u64 },
+}
+
+impl Speculation {
+    /// Starts with nothing on its way.
+    pub(crate) fn new(state: &State) -> Self {
+        let hasher = state.hasher();
+        Self {
+            names: HashMap::with_hasher(hasher),
+            heads: HashMap::with_hasher(hasher),
+            numbers: HashMap::with_hasher(hasher),
+            keys: HashMap::with_hasher(hasher),
+            next_sid: state.next_sid,
+            next_seq: state.next_seq,
+            last: None,
+        }
+    }
+
+    /// Returns the number the next admitted operation gets.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Returns how many differences to the durable state it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.names.len() + self.heads.len() + self.numbers.len() + self.keys.len()
+    }
+
+    /// Checks an append and gives it its place.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::SegmentSealed`], [`Error::WrongOffset`],
+    /// [`Error::Unsupported`] for a table. Whether the writer has written these events already is
+    /// asked before all of these but the first: a repeated append must never look refused.
+    pub(crate) fn append(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        intent: Intent,
+    ) -> Result<Verdict, Error> {
+        let sid = self.sid_of_append(state, name)?;
+        let mut head = self.head(state, sid).ok_or_else(|| missing(name))?;
+        if matches!(head.kind, Kind::Table { .. }) {
+            return Err(unsupported(name, "append"));
+        }
+        let writer = AttributeId::from(intent.writer);
+        #[cfg(not(planted = "skip_dedupe"))]
+        if intent.last_event_number <= self.number(state, sid, writer) {
+            return Ok(Verdict::Duplicate {
+                length: head.length,
+            });
+        }
+        if head.sealed {
+            return Err(Error::SegmentSealed(name.clone()));
+        }
+        if let Some(expected) = intent.expected_offset
+            && expected.0 != head.length
+        {
+            return Err(Error::WrongOffset {
+                segment: name.clone(),
+                expected,
+                actual: Offset(head.length),
+            });
+        }
+        let offset = head.length;
+        if LENGTH_MAX - offset < intent.bytes {
+            return Err(Error::InvalidArgument(format!("segment {name} is full")));
+        }
+        let seq = self.advance();
+        head.length += intent.bytes;
+        self.put(sid, head, seq);
+        let value = intent.last_event_number;
+        self.numbers.insert((sid, writer), Made { by: seq, value });
+        Ok(Verdict::Write { sid, offset })
+    }
+
+    /// Returns a writer's last event number, [`NULL_ATTRIBUTE`] for a new one; also of sealed segments.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a table.
+    pub(crate) fn last_event_number(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        writer: WriterId,
+    ) -> Result<i64, Error> {
+        let sid = self.sid_of_append(state, name)?;
+        match self.head(state, sid) {
+            Some(head) if matches!(head.kind, Kind::Stream) => {
+                Ok(self.number(state, sid, writer.into()))
+            }
+            Some(_) => Err(unsupported(name, "setupAppend")),
+            None => Err(missing(name)),
+        }
+    }
+
+    /// Creates a segment.
+    ///
+    /// # Errors
+    /// [`Error::SegmentExists`], [`Error::InvalidArgument`], [`Error::Unsupported`] for a table with
+    /// keys of fixed length.
+    pub(crate) fn create(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        kind: Kind,
+        attributes: &[(AttributeId, i64)],
+        out: &mut BytesMut,
+    ) -> Result<(), Error> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            let what = format!("a segment name of {} bytes", name.len());
+            return Err(Error::InvalidArgument(what));
+        }
+        if attributes.len() > ATTRIBUTES_MAX {
+            let what = format!("a segment with {} attributes", attributes.len());
+            return Err(Error::InvalidArgument(what));
+        }
+        if matches!(kind, Kind::Table { key_length } if key_length > 0) {
+            return Err(unsupported(name, "fixed-key tables"));
+        }
+        if self.sid(state, name).is_some() {
+            return Err(Error::SegmentExists(name.clone()));
+        }
+        let (sid, seq) = (self.next_sid, self.advance());
+        self.next_sid = Sid(sid.0 + 1);
+        self.name(name, Some(sid), seq);
+        let mut segment = Segment::new(name.clone(), kind);
+        let mut encoded = BytesMut::new();
+        for &(id, value) in attributes {
+            segment.set_attribute(id, value);
+            self.numbers.insert((sid, id), Made { by: seq, value });
+        }
+        encode_attributes(&mut encoded, attributes.iter().copied());
+        self.numbers.insert(
+            (sid, AttributeId::EVENT_COUNT),
+            Made {
+                by: seq,
+                value: segment.events,
+            },
+        );
+        self.put(sid, Head::of(&segment), seq);
+        let attributes = Attributes::new(&encoded);
+        Operation::Create {
+            sid,
+            kind,
+            name,
+            attributes,
+        }
+        .encode(out);
+        Ok(())
+    }
+
+    /// Seals a segment and returns its length; a sealed one stays as it is and nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a table.
+    pub(crate) fn seal(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        out: &mut BytesMut,
+    ) -> Result<Offset, Error> {
+        let (sid, mut head) = self.find(state, name)?;
+        if matches!(head.kind, Kind::Table { .. }) {
+            return Err(unsupported(name, "sealSegment"));
+        }
+        if !head.sealed {
+            head.sealed = true;
+            let seq = self.advance();
+            self.put(sid, head, seq);
+            Operation::Seal { sid }.encode(out);
+        }
+        Ok(Offset(head.length))
+    }
+
+    /// Truncates a segment; to where it starts already, nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::BadOffset`], [`Error::Unsupported`] for a table.
+    pub(crate) fn truncate(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        start: Offset,
+        out: &mut BytesMut,
+    ) -> Result<(), Error> {
+        let (sid, mut head) = self.find(state, name)?;
+        if matches!(head.kind, Kind::Table { .. }) {
+            return Err(unsupported(name, "truncateSegment"));
+        }
+        if !(head.start..=head.length).contains(&start.0) {
+            return Err(bad_offset(
+                name,
+                head,
+                i64::try_from(start.0).unwrap_or(i64::MAX),
+            ));
+        }
+        if head.start != start.0 {
+            head.start = start.0;
+            let seq = self.advance();
+            self.put(sid, head, seq);
+            Operation::Truncate {
+                sid,
+                start: start.0,
+            }
+            .encode(out);
+        }
+        Ok(())
+    }
+
+    /// Deletes a segment; the name can be used again at once. With `empty_table` only a table without
+    /// entries.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`]; with `empty_table` [`Error::TableNotEmpty`], [`Error::Unsupported`].
+    pub(crate) fn delete(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        empty_table: bool,
+        out: &mut BytesMut,
+    ) -> Result<(), Error> {
+        let (sid, mut head) = self.find(state, name)?;
+        if empty_table && matches!(head.kind, Kind::Stream) {
+            return Err(unsupported(name, "deleteTableSegment"));
+        }
+        if empty_table && head.entries > 0 {
+            return Err(Error::TableNotEmpty(name.clone()));
+        }
+        head.deleted = true;
+        let seq = self.advance();
+        self.put(sid, head, seq);
+        self.name(name, None, seq);
+        Operation::Delete { sid }.encode(out);
+        Ok(())
+    }
+
+    /// Sets an attribute if it has the value `expected`, and returns whether it had.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::SegmentSealed`].
+    pub(crate) fn update_attribute(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        id: AttributeId,
+        new: i64,
+        expected: i64,
+        out: &mut BytesMut,
+    ) -> Result<bool, Error> {
+        let (sid, head) = self.find(state, name)?;
+        if head.sealed {
+            return Err(Error::SegmentSealed(name.clone()));
+        }
+        // Core attributes come with the segment; the official server refuses to add one.
+        let added = id.is_core() && expected == NULL_ATTRIBUTE;
+        if added || self.number(state, sid, id) != expected {
+            return Ok(false);
+        }
+        self.set_attributes(sid, head, &[(id, new)], out);
+        Ok(true)
+    }
+
+    /// Sets attributes whatever they were.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::SegmentSealed`].
+    pub(crate) fn overwrite_attributes(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        attributes: &[(AttributeId, i64)],
+        out: &mut BytesMut,
+    ) -> Result<(), Error> {
+        let (sid, head) = self.find(state, name)?;
+        if head.sealed {
+            return Err(Error::SegmentSealed(name.clone()));
+        }
+        self.set_attributes(sid, head, attributes, out);
+        Ok(())
+    }
+
+    fn set_attributes(
+        &mut self,
+        sid: Sid,
+        head: Head,
+        attributes: &[(AttributeId, i64)],
+        out: &mut BytesMut,
+    ) {
+        let seq = self.advance();
+        let mut encoded = BytesMut::new();
+        encode_attributes(&mut encoded, attributes.iter().copied());
+        for &(id, value) in attributes {
+            self.numbers.insert((sid, id), Made { by: seq, value });
+        }
+        self.put(sid, head, seq);
+        let attributes = Attributes::new(&encoded);
+        Operation::SetAttributes { sid, attributes }.encode(out);
+    }
+
+    /// Sets entries of a table, all or none, and returns the version of each.
+    ///
+    /// Versions are compared with the table before the batch; a key may appear more than once, and
+    /// the last one stays.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a stream, [`Error::BadOffset`],
+    /// [`Error::KeyDoesNotExist`], [`Error::KeyBadVersion`], [`Error::InvalidArgument`].
+    pub(crate) fn table_update(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        entries: &[TableEntry],
+        expected_length: Option<i64>,
+        out: &mut BytesMut,
+    ) -> Result<Vec<i64>, Error> {
+        let (sid, head) = self.table(state, name, expected_length, "updateTableEntries")?;
+        for entry in entries {
+            check_entry(&entry.key.key, entry.value.0.len())?;
+            self.check_version(state, name, sid, &entry.key)?;
+        }
+        let changes = entries
+            .iter()
+            .map(|entry| (&entry.key.key, Some(&entry.value.0)));
+        self.change_table(state, name, sid, head, changes, out)
+    }
+
+    /// Removes keys of a table, all or none. Removing an absent key succeeds and writes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::table_update`].
+    pub(crate) fn table_remove(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        keys: &[TableKey],
+        expected_length: Option<i64>,
+        out: &mut BytesMut,
+    ) -> Result<(), Error> {
+        let (sid, head) = self.table(state, name, expected_length, "removeTableKeys")?;
+        for key in keys {
+            check_entry(&key.key, 0)?;
+            self.check_version(state, name, sid, key)?;
+        }
+        let mut there: Vec<_> = keys.iter().map(|key| &key.key).collect();
+        there.sort_unstable();
+        there.dedup();
+        there.retain(|key| self.version(state, sid, key).is_some());
+        let changes = there.into_iter().map(|key| (key, None));
+        self.change_table(state, name, sid, head, changes, out)?;
+        Ok(())
+    }
+
+    fn change_table<'a>(
+        &mut self,
+        state: &State,
+        name: &Arc<str>,
+        sid: Sid,
+        mut head: Head,
+        changes: impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>)> + Clone,
+        out: &mut BytesMut,
+    ) -> Result<Vec<i64>, Error> {
+        let as_change = |(key, value): (&'a Bytes, Option<&'a Bytes>)| Change {
+            key,
+            value: value.map(|value| &value[..]),
+        };
+        let grows: u64 = changes.clone().map(|change| as_change(change).size()).sum();
+        if LENGTH_MAX - head.length < grows {
+            return Err(Error::InvalidArgument(format!("table {name} is full")));
+        }
+        let base = head.length;
+        let (mut raw, mut count) = (BytesMut::new(), 0);
+        let mut versions = Vec::new();
+        let seq = self.next_seq;
+        for (key, value) in changes {
+            let change = as_change((key, value));
+            let there = self.version(state, sid, key).is_some();
+            let (was, is) = (u64::from(there), u64::from(value.is_some()));
+            head.entries = head.entries + is - was;
+            let version = value.is_some().then_some(head.length);
+            let made = Made {
+                by: seq,
+                value: version,
+            };
+            self.keys.insert((sid, key.clone()), made);
+            versions.push(i64::try_from(head.length).expect("bounded above"));
+            head.length += change.size();
+            change.encode(&mut raw);
+            count += 1;
+        }
+        if count > 0 {
+            self.advance();
+            self.put(sid, head, seq);
+            let changes = Changes::new(&raw, count);
+            Operation::TableUpdate { sid, base, changes }.encode(out);
+        }
+        Ok(versions)
+    }
+
+    fn table(
+        &self,
+        state: &State,
+        name: &Arc<str>,
+        expected_length: Option<i64>,
+        operation: &'static str,
+    ) -> Result<(Sid, Head), Error> {
+        let (sid, head) = self.find(state, name)?;
+        if matches!(head.kind, Kind::Stream) {
+            return Err(unsupported(name, operation));
+        }
+        match expected_length {
+            Some(given) if u64::try_from(given) != Ok(head.length) => {
+                Err(bad_offset(name, head, given))
+            }
+            _ => Ok((sid, head)),
+        }
+    }
+
+    fn check_version(
+        &self,
+        state: &State,
+        name: &Arc<str>,
+        sid: Sid,
+        key: &TableKey,
+    ) -> Result<(), Error> {
+        match (key.version, self.version(state, sid, &key.key)) {
+            (TableKey::NO_VERSION, _) | (TableKey::NOT_EXISTS, None) => Ok(()),
+            (_, None) => Err(Error::KeyDoesNotExist(name.clone())),
+            (given, Some(is)) if u64::try_from(given) == Ok(is) => Ok(()),
+            (_, Some(_)) => Err(Error::KeyBadVersion(name.clone())),
+        }
+    }
+
+    /// Forgets what a durable operation made; `last_seq` is that of the last operation in its frame.
+    pub(crate) fn retire(&mut self, operation: &Operation<'_>, last_seq: u64) {
+        let sid = match *operation {
+            Operation::Append(run) => {
+                for (id, _) in run.attributes.iter() {
+                    self.retire_number(run.sid, id, last_seq);
+                }
+                run.sid
+            }
+            Operation::Create {
+                sid,
+                name,
+                attributes,
+                ..
+            } => {
+                for (id, _) in attributes.iter() {
+                    self.retire_number(sid, id, last_seq);
+                }
+                self.retire_number(sid, AttributeId::EVENT_COUNT, last_seq);
+                self.retire_name(name, last_seq);
+                sid
+            }
+            Operation::SetAttributes { sid, attributes } => {
+                for (id, _) in attributes.iter() {
+                    self.retire_number(sid, id, last_seq);
+                }
+                sid
+            }
+            Operation::TableUpdate { sid, changes, .. } => {
+                for change in changes.iter() {
+                    // The key's bytes are copied for the lookup only; tables are not the hot path.
+                    let key = (sid, Bytes::copy_from_slice(change.key));
+                    if self.keys.get(&key).is_some_and(|made| made.by <= last_seq) {
+                        self.keys.remove(&key);
+                    }
+                }
+                sid
+            }
+            Operation::Seal { sid }
+            | Operation::Truncate { sid, .. }
+            | Operation::Delete { sid } => sid,
+        };
+        if self
+            .heads
+            .get(&sid)
+            .is_some_and(|head| head.seq <= last_seq)
+        {
+            self.heads.remove(&sid);
+        }
+    }
+
+    /// Forgets what a durable creation or deletion did to a name.
+    pub(crate) fn retire_name(&mut self, name: &str, last_seq: u64) {
+        if self.names.get(name).is_some_and(|made| made.by <= last_seq) {
+            self.names.remove(name);
+        }
+    }
+
+    fn retire_number(&mut self, sid: Sid, id: AttributeId, last_seq: u64) {
+        if self
+            .numbers
+            .get(&(sid, id))
+            .is_some_and(|made| made.by <= last_seq)
+        {
+            self.numbers.remove(&(sid, id));
+        }
+    }
+
+    fn advance(&mut self) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        seq
+    }
+
+    fn put(&mut self, sid: Sid, head: Head, seq: u64) {
+        self.heads.insert(sid, Head { seq, ..head });
+    }
+
+    fn name(&mut self, name: &Arc<str>, value: Option<Sid>, by: u64) {
+        self.last = None;
+        self.names.insert(name.clone(), Made { by, value });
+    }
+
+    /// Looks a segment up by the name an append gives, which mostly is the one of the append before.
+    fn sid_of_append(&mut self, state: &State, name: &Arc<str>) -> Result<Sid, Error> {
+        match &self.last {
+            Some((last, sid)) if Arc::ptr_eq(last, name) => Ok(*sid),
+            _ => {
+                let sid = self.sid(state, name).ok_or_else(|| missing(name))?;
+                self.last = Some((name.clone(), sid));
+                Ok(sid)
+            }
+        }
+    }
+
+    fn sid(&self, state: &State, name: &str) -> Option<Sid> {
+        match self.names.get(name) {
+            Some(made) => made.value,
+            None => state.sid(name),
+        }
+    }
+
+    fn head(&self, state: &State, sid: Sid) -> Option<Head> {
+        let head = match self.heads.get(&sid) {
+            Some(head) => *head,
+            None => Head::of(state.segment(sid)?),
+        };
+        (!head.deleted).then_some(head)
+    }
+
+    fn find(&self, state: &State, name: &Arc<str>) -> Result<(Sid, Head), Error> {
+        let sid = self.sid(state, name).ok_or_else(|| missing(name))?;
+        let head = self.head(state, sid).ok_or_else(|| missing(name))?;
+        Ok((sid, head))
+    }
+
+    fn number(&self, state: &State, sid: Sid, id: AttributeId) -> i64 {
+        match self.numbers.get(&(sid, id)) {
+            Some(made) => made.value,
+            None => state
+                .segment(sid)
+                .map_or(NULL_ATTRIBUTE, |s| s.attribute(id)),
+        }
+    }
+
+    fn version(&self, state: &State, sid: Sid, key: &Bytes) -> Option<u64> {
+        match self.keys.get(&(sid, key.clone())) {
+            Some(made) => made.value,
+            None => state.segment(sid)?.table.as_ref()?.version(key),
+        }
+    }
+}
+
+fn check_entry(key: &Bytes, value_bytes: usize) -> Result<(), Error> {
+    let what = match (key.len(), value_bytes) {
+        (0, _) => "a table key without bytes".to_owned(),
+        (key, _) if key > KEY_BYTES_MAX => {
+            format!("a table key of {key} bytes, at most {KEY_BYTES_MAX} are possible")
+        }
+        (key, value) if key + value > ENTRY_BYTES_MAX => {
+            format!("a table entry of {} bytes", key + value)
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::InvalidArgument(what))
+}
+
+fn missing(name: &Arc<str>) -> Error {
+    Error::NoSuchSegment(name.clone())
+}
+
+fn unsupported(name: &Arc<str>, operation: &'static str) -> Error {
+    Error::Unsupported {
+        segment: name.clone(),
+        operation,
+    }
+}
+
+fn bad_offset(name: &Arc<str>, head: Head, given: i64) -> Error {
+    Error::BadOffset {
+        segment: name.clone(),
+        start: Offset(head.start),
+        length: Offset(head.length),
+        given,
+    }
+}

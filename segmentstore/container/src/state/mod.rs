@@ -1,0 +1,227 @@
+//! What is true of a container, and the only code that changes it.
+//!
+//! [`State`] is what the frames applied so far made of it: what readers may see and what recovery
+//! rebuilds, through the same [`State::apply`]. [`Speculation`] is what the operations still on their
+//! way to the log will add; only the sequencer has one, and nothing of it may show outside before
+//! its frame is durable. No I/O, no clock, no tokio.
+
+pub(crate) mod admit;
+pub(crate) mod segment;
+pub(crate) mod writers;
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, DefaultHasher, Hasher};
+use std::sync::Arc;
+
+pub(crate) use admit::Speculation;
+pub(crate) use segment::{Extent, Segment, Sid};
+
+use crate::operation::{Malformed, Operation, Run};
+
+/// Hashes with a seed of ours: the same order in the same simulated world, and no way for a client to
+/// choose names that collide.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seeded(pub(crate) u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
+/// The durable state of a container.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    names: HashMap<Arc<str>, Sid, Seeded>,
+    segments: BTreeMap<Sid, Segment>,
+    /// The number the next segment gets.
+    pub(crate) next_sid: Sid,
+    /// The number the next operation gets.
+    pub(crate) next_seq: u64,
+    pub(crate) totals: Totals,
+}
+
+/// Sums over all segments, kept up to date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) extents: u64,
+    pub(crate) table_entries: u64,
+    pub(crate) table_bytes: u64,
+}
+
+/// What an operation did that someone may be waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    None,
+    /// The segment grew, was sealed, or is gone.
+    Wakes(Sid),
+}
+
+impl State {
+    pub(crate) fn new(hasher: Seeded) -> Self {
+        Self {
+            names: HashMap::with_hasher(hasher),
+            segments: BTreeMap::new(),
+            next_sid: Sid(1),
+            next_seq: 1,
+            totals: Totals::default(),
+        }
+    }
+
+    pub(crate) fn hasher(&self) -> Seeded {
+        *self.names.hasher()
+    }
+
+    /// Returns the number of a segment by its name.
+    pub(crate) fn sid(&self, name: &str) -> Option<Sid> {
+        self.names.get(name).copied()
+    }
+
+    pub(crate) fn segment(&self, sid: Sid) -> Option<&Segment> {
+        self.segments.get(&sid)
+    }
+
+    /// Returns a segment by its name.
+    pub(crate) fn find(&self, name: &str) -> Option<(Sid, &Segment)> {
+        let sid = self.sid(name)?;
+        self.segments.get(&sid).map(|segment| (sid, segment))
+    }
+
+    /// Returns the number of segments.
+    pub(crate) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Returns all segments in the order of their creation.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (Sid, &Segment)> {
+        self.segments.iter().map(|(sid, segment)| (*sid, segment))
+    }
+
+    /// Puts a segment in place, as a snapshot has it.
+    pub(crate) fn insert(&mut self, sid: Sid, segment: Segment) {
+        self.count(&segment, u64::wrapping_add);
+        self.names.insert(segment.name.clone(), sid);
+        self.segments.insert(sid, segment);
+    }
+
+    fn count(&mut self, segment: &Segment, change: fn(u64, u64) -> u64) {
+        let totals = &mut self.totals;
+        totals.extents = change(totals.extents, segment.tail.len() as u64);
+        if let Some(table) = &segment.table {
+            totals.table_entries = change(totals.table_entries, table.len() as u64);
+            totals.table_bytes = change(totals.table_bytes, table.bytes);
+        }
+    }
+
+    /// Makes one durable operation of frame `frame`, written at `time_ms`, true.
+    ///
+    /// # Errors
+    /// If the operation does not fit the state, which only a broken log or a bug of ours can cause.
+    pub(crate) fn apply(
+        &mut self,
+        frame: u64,
+        time_ms: i64,
+        operation: &Operation<'_>,
+    ) -> Result<Effect, Malformed> {
+        match *operation {
+            Operation::Append(run) => self.append(frame, time_ms, run),
+            Operation::Create {
+                sid,
+                kind,
+                name,
+                attributes,
+            } => {
+                if sid < self.next_sid || self.names.contains_key(name) {
+                    return Err("a segment is created twice");
+                }
+                self.next_sid = Sid(sid.0 + 1);
+                let mut segment = Segment::new(name.into(), kind);
+                segment.modified_ms = time_ms;
+                for (id, value) in attributes.iter() {
+                    segment.set_attribute(id, value);
+                }
+                self.insert(sid, segment);
+                Ok(Effect::None)
+            }
+            Operation::Seal { sid } => {
+                let segment = self.at(sid)?;
+                segment.sealed = true;
+                segment.modified_ms = time_ms;
+                Ok(Effect::Wakes(sid))
+            }
+            Operation::Truncate { sid, start } => {
+                let segment = self.at(sid)?;
+                if !(segment.start..=segment.length).contains(&start) {
+                    return Err("a truncation outside of its segment");
+                }
+                let before = segment.tail.len();
+                segment.truncate(start);
+                segment.modified_ms = time_ms;
+                let dropped = (before - segment.tail.len()) as u64;
+                self.totals.extents -= dropped;
+                Ok(Effect::None)
+            }
+            Operation::Delete { sid } => {
+                let segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
+                self.names.remove(&segment.name);
+                self.count(&segment, u64::wrapping_sub);
+                Ok(Effect::Wakes(sid))
+            }
+            Operation::SetAttributes { sid, attributes } => {
+                let segment = self.at(sid)?;
+                for (id, value) in attributes.iter() {
+                    segment.set_attribute(id, value);
+                }
+                segment.modified_ms = time_ms;
+                Ok(Effect::None)
+            }
+            Operation::TableUpdate { sid, base, changes } => {
+                let segment = self.at(sid)?;
+                if segment.length != base {
+                    return Err("a table update at the wrong place");
+                }
+                let table = segment.table.as_mut().ok_or("a table update of a stream")?;
+                let before = (table.len() as u64, table.bytes);
+                segment.length += table.apply(base, changes);
+                segment.modified_ms = time_ms;
+                let after = (table.len() as u64, table.bytes);
+                let totals = &mut self.totals;
+                totals.table_entries = totals.table_entries + after.0 - before.0;
+                totals.table_bytes = totals.table_bytes + after.1 - before.1;
+                Ok(Effect::None)
+            }
+        }
+    }
+
+    fn append(&mut self, frame: u64, time_ms: i64, run: Run<'_>) -> Result<Effect, Malformed> {
+        let segment = self.at(run.sid)?;
+        if segment.length != run.offset || segment.sealed || segment.table.is_some() {
+            return Err("an append at the wrong place");
+        }
+        let before = segment.tail.len();
+        segment.push(Extent {
+            offset: run.offset,
+            frame,
+            position: run.position,
+            length: run.length,
+        });
+        for (writer, number) in run.attributes.iter() {
+            segment.numbers.set(writer, number);
+        }
+        segment.count_events(run.events);
+        segment.modified_ms = time_ms;
+        let grown = (segment.tail.len() - before) as u64;
+        self.totals.extents += grown;
+        Ok(Effect::Wakes(run.sid))
+    }
+
+    fn at(&mut self, sid: Sid) -> Result<&mut Segment, Malformed> {
+        self.segments.get_mut(&sid).ok_or(NO_SEGMENT)
+    }
+}
+
+const NO_SEGMENT: Malformed = "an operation on a segment that is not there";

@@ -1,0 +1,5 @@
+//! Does the public API do what its documentation says?
+
+mod append;
+mod segments;
+mod world;

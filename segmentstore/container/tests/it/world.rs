@@ -1,0 +1,195 @@
+//! One container over a log in memory, and short forms of what tests do with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sarit_container::{
+    AppendOp, Appender, Config, Container, Done, Error, Kind, MemoryBudget, Offset, Outcome,
+    Outcomes, Parts, Permit, Running,
+};
+use sarit_env::{Clock, Rng};
+use sarit_proto::ids::{ContainerId, WriterId};
+use sarit_proto::wire::append::AppendData;
+use sarit_wal::Wal;
+use sarit_wal::memory::Memory;
+use tokio::sync::mpsc;
+
+/// A container, and the memory its log lives in.
+pub(crate) struct World {
+    pub(crate) memory: Memory,
+    pub(crate) budget: MemoryBudget,
+    pub(crate) config: Config,
+    pub(crate) container: Container,
+    pub(crate) running: Running,
+}
+
+/// A connection with appends.
+pub(crate) struct Connection {
+    pub(crate) appender: Appender,
+    pub(crate) outcomes: mpsc::UnboundedReceiver<Outcomes>,
+    ready: Vec<Outcome>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(Config::default(), MemoryBudget::default()).await
+    }
+
+    pub(crate) async fn with(config: Config, budget: MemoryBudget) -> Self {
+        let memory = Memory::default();
+        Self::open(memory, config, budget).await.expect("opens")
+    }
+
+    pub(crate) async fn open(
+        memory: Memory,
+        config: Config,
+        budget: MemoryBudget,
+    ) -> Result<Self, Error> {
+        let wal = Wal::memory(&memory);
+        let parts = Parts {
+            clock: Clock::from_fn(|| 1_000),
+            rng: Rng::seeded(1),
+            memory: budget.clone(),
+        };
+        let (container, running) =
+            Container::open(ContainerId(0), &wal, parts, config.clone()).await?;
+        Ok(Self {
+            memory,
+            budget,
+            config,
+            container,
+            running,
+        })
+    }
+
+    /// Opens the log again, as after a crash of the process that was idle.
+    pub(crate) async fn reopen(self) -> Self {
+        let (memory, config, budget) = (self.memory, self.config, self.budget);
+        let digest = self.container.digest();
+        drop((self.container, self.running));
+        let again = Self::open(memory, config, budget).await;
+        let again = again.expect("opens again");
+        assert_eq!(
+            again.container.digest(),
+            digest,
+            "replay gives the same state"
+        );
+        again
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        let (sender, outcomes) = mpsc::unbounded_channel();
+        Connection {
+            appender: self.container.appender(sender),
+            outcomes,
+            ready: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn stream(&self, name: &str) {
+        let created = self.container.create(name, Kind::Stream, vec![]).await;
+        created.expect("a new name");
+    }
+
+    pub(crate) async fn read(&self, name: &str, offset: u64) -> Result<Bytes, Error> {
+        let read = self
+            .container
+            .read(name, Offset(offset), 1 << 20, Duration::ZERO);
+        Ok(read.await?.data)
+    }
+}
+
+impl Connection {
+    pub(crate) async fn submit(&self, operations: Vec<AppendOp>) {
+        self.appender.submit(operations).await.expect("is running");
+    }
+
+    /// Returns the next outcome.
+    pub(crate) async fn outcome(&mut self) -> Outcome {
+        if self.ready.is_empty() {
+            let outcomes = self.outcomes.recv().await.expect("an outcome comes");
+            self.ready = outcomes.list;
+            self.ready.reverse();
+        }
+        self.ready.pop().expect("messages are not empty")
+    }
+
+    pub(crate) async fn append(
+        &mut self,
+        name: &str,
+        writer: u128,
+        number: i64,
+        data: &'static [u8],
+    ) -> Result<u64, Error> {
+        self.submit(vec![append(name, writer, number, data)]).await;
+        match self.outcome().await.result? {
+            Done::Appended { length } => Ok(length.0),
+            done @ Done::Setup { .. } => panic!("an append got {done:?}"),
+        }
+    }
+
+    pub(crate) async fn setup(&mut self, name: &str, writer: u128) -> Result<i64, Error> {
+        self.submit(vec![setup(name, writer)]).await;
+        match self.outcome().await.result? {
+            Done::Setup { last_event_number } => Ok(last_event_number),
+            done @ Done::Appended { .. } => panic!("a set-up got {done:?}"),
+        }
+    }
+}
+
+pub(crate) fn data(bytes: impl Into<Bytes>) -> AppendData {
+    [bytes.into()].into_iter().collect()
+}
+
+pub(crate) fn append(name: &str, writer: u128, number: i64, bytes: &'static [u8]) -> AppendOp {
+    AppendOp::Append {
+        segment: Arc::from(name),
+        writer: WriterId(writer),
+        token: u64::try_from(number).expect("tests use small numbers"),
+        last_event_number: number,
+        event_count: 1,
+        expected_offset: None,
+        data: data(bytes),
+        permit: Permit::none(),
+    }
+}
+
+pub(crate) fn conditional(
+    name: &str,
+    writer: u128,
+    number: i64,
+    at: u64,
+    bytes: &'static [u8],
+) -> AppendOp {
+    match append(name, writer, number, bytes) {
+        AppendOp::Append {
+            segment,
+            writer,
+            token,
+            last_event_number,
+            event_count,
+            data,
+            permit,
+            ..
+        } => AppendOp::Append {
+            segment,
+            writer,
+            token,
+            last_event_number,
+            event_count,
+            expected_offset: Some(Offset(at)),
+            data,
+            permit,
+        },
+        setup @ AppendOp::Setup { .. } => setup,
+    }
+}
+
+pub(crate) fn setup(name: &str, writer: u128) -> AppendOp {
+    AppendOp::Setup {
+        segment: Arc::from(name),
+        writer: WriterId(writer),
+        token: 0,
+    }
+}
