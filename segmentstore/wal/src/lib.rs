@@ -12,7 +12,11 @@
 mod buffer;
 mod chain;
 mod config;
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 mod error;
+mod lane;
+mod local;
 mod log;
 mod loglet;
 pub mod memory;

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use sarit_env::{Clock, Disk, Rng};
 use tokio::sync::watch;
 
-use crate::chain::LogletRecord;
+use crate::chain::{LocalChain, LogletRecord};
+use crate::local::LocalLoglets;
 use crate::loglet::{Loglets, Pending, Tail};
 use crate::memory::Memory;
 use crate::record::FrameHeader;
@@ -48,6 +50,36 @@ pub struct Opened {
 }
 
 impl Wal {
+    /// Opens the WAL in `dir`, which the caller has locked: `wal/lane-0/*.wal` and `chain/{log}`.
+    ///
+    /// Scans the lane's files, so that logs open fast; damage shows when the logs it touches are opened.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::FutureVersion`], [`Error::ForeignFile`] if `identity` is not that of
+    /// the files, [`Error::Io`].
+    pub async fn open_local(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: Config,
+        identity: [u8; 16],
+        clock: Clock,
+        rng: Rng,
+    ) -> Result<Self, Error> {
+        config.validate()?;
+        let chain = LocalChain::open(disk.clone(), dir.join("chain")).await?;
+        let lane = dir.join("wal").join("lane-0");
+        let frame_bytes_max = config.frame_bytes_max;
+        let pool = FramePool::new(config.pool_bytes);
+        let loglets = LocalLoglets::open(disk, lane, config, identity, clock, rng).await?;
+        Ok(Self(Arc::new(Inner {
+            loglets: Arc::new(loglets),
+            kind: 1,
+            chain: Arc::new(chain),
+            pool,
+            frame_bytes_max,
+        })))
+    }
+
     /// Opens the WAL that lives in `memory`, which outlives it; whoever had it open before is cut off.
     pub fn memory(memory: &Memory) -> Self {
         let config = Config::default();

@@ -66,9 +66,13 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
 pub(crate) struct Crc(Digest);
 
 impl Crc {
+    pub(crate) fn new() -> Self {
+        Self(Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+
     /// Starts with a salt, so that equal bytes of another file have another checksum.
     pub(crate) fn salted(salt: u64) -> Self {
-        let mut crc = Self(Digest::new(CrcAlgorithm::Crc32Iscsi));
+        let mut crc = Self::new();
         crc.add(&salt.to_le_bytes());
         crc
     }
@@ -237,18 +241,17 @@ pub(crate) struct LaneHeader {
 impl LaneHeader {
     /// Fills in the checksum over the headers of the frames.
     pub(crate) fn seal<'a>(mut self, salt: u64, headers: impl Iterator<Item = &'a [u8]>) -> Self {
-        self.crc = self.checksum(salt, headers);
+        let mut crc = self.start_checksum(salt);
+        headers.for_each(|header| crc.add(header));
+        self.crc = crc.finish();
         self
     }
 
-    /// Returns the checksum that `crc` has to be.
-    pub(crate) fn checksum<'a>(&self, salt: u64, headers: impl Iterator<Item = &'a [u8]>) -> u32 {
+    /// Starts the checksum that `crc` has to be; the headers of the frames follow.
+    pub(crate) fn start_checksum(&self, salt: u64) -> Crc {
         let mut crc = Crc::salted(salt);
         crc.add(&self.encode(salt)[..LANE_HEADER - 8]);
-        for header in headers {
-            crc.add(header);
-        }
-        crc.finish()
+        crc
     }
 
     pub(crate) fn encode(&self, salt: u64) -> [u8; LANE_HEADER] {

@@ -1,0 +1,209 @@
+//! Keeps files ready for the lane, so that rolling costs nothing on the append path.
+//!
+//! Records the ends of full files, reuses or removes files no log needs, prepares new ones. When none
+//! can be prepared and the lane has to wait, the disk counts as full; this is looked at again every
+//! second and after every truncation.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Local;
+use super::file::{FileHeader, FileState, WalFile};
+use crate::config::FILE_OVERHEAD;
+use crate::record::BLOCK;
+use crate::{Error, Space};
+
+/// How long a lack of space is believed.
+const RETRY: Duration = Duration::from_secs(1);
+/// The first files of a store are small, because its first append waits for their zeros.
+const FIRST_FILES: [u64; 2] = [4 << 20, 16 << 20];
+/// Exempt frames get files of this size while the disk is full.
+const RESERVE_FILE: u64 = 1 << 20;
+
+/// Which frames a file is prepared for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Everything,
+    /// Taken from the reserve.
+    Exempt,
+}
+
+/// Runs until the lane has stopped.
+pub(super) async fn run(local: Arc<Local>) {
+    loop {
+        let lacking = match local.keep().await {
+            Ok(lacking) => lacking,
+            Err(error) => {
+                local.stop(error);
+                return;
+            }
+        };
+        if local.files.lock().stopped {
+            return;
+        }
+        let woken = local.keeper.notified();
+        if lacking {
+            // Either way it looks again.
+            let _ = tokio::time::timeout(RETRY, woken).await;
+        } else {
+            woken.await;
+        }
+    }
+}
+
+impl Local {
+    /// Does what there is to do; says whether a file is lacking for want of space.
+    async fn keep(&self) -> Result<bool, Error> {
+        let (closing, discarded) = {
+            let mut files = self.files.lock();
+            (
+                std::mem::take(&mut files.closing),
+                std::mem::take(&mut files.discarded),
+            )
+        };
+        for (mut file, end) in closing {
+            let closed = file.close(end).await;
+            closed.map_err(|error| Error::io("close", &file.path, error))?;
+            self.use_file(&file);
+        }
+        for file in discarded {
+            self.remove(&file).await?;
+        }
+        self.reuse().await?;
+        self.refill().await
+    }
+
+    /// Gives files that no log needs a new life, or removes them.
+    async fn reuse(&self) -> Result<(), Error> {
+        // Ends are put on record in order, so that of the file before a closed one is.
+        let unneeded = self.index.lock().take_unneeded();
+        for file in unneeded {
+            let wanted = self.files.lock().ready.len() < self.config.ready_files;
+            if !wanted || file.len != self.config.file_bytes {
+                self.remove(&file).await?;
+                continue;
+            }
+            let header = self.next_header();
+            let path = file.path.clone();
+            let reused = file.recycle(&*self.disk, &self.dir, header).await;
+            let file = reused.map_err(|error| Error::io("reuse", &path, error))?;
+            self.add_ready(file, For::Everything);
+        }
+        let files = self.index.lock().files();
+        self.lane.metrics.set_files(files);
+        Ok(())
+    }
+
+    async fn remove(&self, file: &WalFile) -> Result<(), Error> {
+        let removed = self.disk.remove(&file.path).await;
+        removed.map_err(|error| Error::io("remove", &file.path, error))?;
+        let synced = self.disk.sync_dir(&self.dir).await;
+        synced.map_err(|error| Error::io("sync", &self.dir, error))
+    }
+
+    /// Prepares files until enough are ready; says whether space stopped it.
+    async fn refill(&self) -> Result<bool, Error> {
+        loop {
+            {
+                let files = self.files.lock();
+                if files.stopped || files.ready.len() >= self.config.ready_files {
+                    return Ok(false);
+                }
+            }
+            let first = FIRST_FILES.get(self.files.lock().last_number as usize);
+            let len = first.map_or(self.config.file_bytes, |len| {
+                self.config.file_bytes.min(*len)
+            });
+            let Err(reason) = self.prepare(len, For::Everything).await? else {
+                continue;
+            };
+            let (starving, wanted) = {
+                let files = self.files.lock();
+                let none = files.ready.is_empty();
+                (files.starving && none, files.reserve.filter(|_| none))
+            };
+            if starving {
+                self.lane.set_space(Space::Full { reason });
+                self.lane.wake();
+            }
+            if let Some(bytes) = wanted {
+                let needed = (bytes + FILE_OVERHEAD).next_multiple_of(BLOCK);
+                let len = needed.max(RESERVE_FILE.min(self.config.file_bytes));
+                if let Err(reason) = self.prepare(len, For::Exempt).await? {
+                    tracing::warn!(reason, "the reserve of the log is used up too");
+                }
+            }
+            return Ok(true);
+        }
+    }
+
+    /// Prepares one file, or says what there is too little of.
+    async fn prepare(&self, len: u64, use_for: For) -> Result<Result<(), String>, Error> {
+        let reserve = self.config.reserve_bytes;
+        let (keep_free, beyond_quota) = match use_for {
+            For::Everything => (reserve, 0),
+            For::Exempt => (0, reserve),
+        };
+        let ready: u64 = self.files.lock().ready.iter().map(|file| file.len).sum();
+        let used = self.index.lock().file_bytes() + ready;
+        if let Some(quota) = self.config.quota_bytes
+            && used + len > quota + beyond_quota
+        {
+            let reason = format!("the log has {used} of the {quota} bytes of its quota");
+            return Ok(Err(reason));
+        }
+        let left = self.disk.free_bytes(&self.dir).await;
+        let left = left.map_err(|error| Error::io("ask for space in", &self.dir, error))?;
+        if left < len + keep_free {
+            let reason = format!(
+                "{left} bytes are free in {}, {len} and a reserve of {keep_free} are needed",
+                self.dir.display(),
+            );
+            return Ok(Err(reason));
+        }
+        let header = self.next_header();
+        match WalFile::create(&*self.disk, &self.dir, header, len).await {
+            Ok(file) => {
+                self.add_ready(file, use_for);
+                Ok(Ok(()))
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                Ok(Err(format!("{}: {error}", self.dir.display())))
+            }
+            Err(error) => Err(Error::io("prepare a file in", &self.dir, error)),
+        }
+    }
+
+    fn add_ready(&self, file: WalFile, use_for: For) {
+        let mut files = self.files.lock();
+        files.ready.push_back(file);
+        if use_for == For::Everything {
+            files.starving = false;
+            self.lane.set_space(Space::Ok);
+        }
+        drop(files);
+        self.lane.wake();
+    }
+
+    fn next_header(&self) -> FileHeader {
+        let mut files = self.files.lock();
+        files.last_number += 1;
+        FileHeader {
+            state: FileState::Ready,
+            identity: self.identity,
+            number: files.last_number,
+            boot: self.boot,
+            salt: self.rng.u64(),
+            base_lsn: 0,
+            prev: 0,
+            prev_end: 0,
+            began_ms: self.clock.now_ms(),
+        }
+    }
+}
