@@ -113,6 +113,14 @@ pub enum Error {
         /// What came instead of an answer.
         message: String,
     },
+    /// What the call is about is not there.
+    #[error("{what}: not found ({message})")]
+    NotFound {
+        /// The call.
+        what: &'static str,
+        /// The peer's reason.
+        message: String,
+    },
     /// No such scope: create it first.
     #[error("scope {0} does not exist; create it first")]
     NoSuchScope(String),
@@ -179,6 +187,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Unauthorized { .. }
             | Self::Protocol { .. }
+            | Self::NotFound { .. }
             | Self::NoSuchScope(_)
             | Self::NoSuchStream(_)
             | Self::ScopeNotEmpty(_)

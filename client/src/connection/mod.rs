@@ -26,6 +26,7 @@ use sarit_env::{Net, NetStream};
 use sarit_proto::wire::{self, Command, Encoder, FrameDecoder, Reply, command};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
@@ -93,6 +94,7 @@ struct Shared {
     routes: Routes,
     calls: Semaphore,
     request_timeout: Duration,
+    stop: CancellationToken,
 }
 
 impl Connection {
@@ -122,6 +124,7 @@ impl Connection {
             routes: Routes::default(),
             calls: Semaphore::new(config.calls_max),
             request_timeout: config.request_timeout(),
+            stop: CancellationToken::new(),
         });
         let keep_alive = KeepAlive {
             interval: config.keep_alive(),
@@ -145,6 +148,11 @@ impl Connection {
     /// Returns whether it has ended.
     pub fn is_closed(&self) -> bool {
         self.shared.routes.is_closed()
+    }
+
+    /// Ends it: everything waiting fails with [`Error::Closed`].
+    pub fn close(&self) {
+        self.shared.stop.cancel();
     }
 
     /// Returns how many requests, reads and writers use it.
@@ -350,6 +358,7 @@ async fn run(
     let (heard, silence) = tokio::sync::watch::channel(());
     let error = tokio::select! {
         biased;
+        () = shared.stop.cancelled() => Error::Closed,
         error = receive(reading, buffer, &shared, &heard) => error,
         error = send(writing, commands, &shared.endpoint) => error,
         error = keep_alive.watch(silence, &shared.endpoint) => error,

@@ -85,9 +85,14 @@ impl Pool {
         opened
     }
 
-    /// Drops every connection. Those who still hold one can go on using it.
-    pub fn clear(&self) {
-        self.0.places.lock().clear();
+    /// Closes every connection. A later call opens new ones.
+    pub fn close(&self) {
+        let places = std::mem::take(&mut *self.0.places.lock());
+        for place in places.values().flat_map(|places| places.iter()) {
+            if let Some(connection) = place.current.lock().take() {
+                connection.close();
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use sarit_proto::wire::{Command, Reply, command};
 use super::Locate;
 use crate::Error;
 use crate::config::{Backoff, Retry};
-use crate::connection::{Connection, Endpoint, Pool, Unsent};
+use crate::connection::{Endpoint, Pool, Unsent};
 
 /// Calls on segments, wherever they are served. Clones share their connections.
 #[derive(Clone, Debug)]
@@ -587,7 +587,7 @@ impl Segments {
             Err(Unsent(error)) => Err(error),
             Ok(Err(_)) if repeat == Repeat::Unsafe => Err(Error::OutcomeUnknown { what }),
             Ok(Err(error)) => Err(error),
-            Ok(Ok(reply)) => match failure(&reply, &connection, what) {
+            Ok(Ok(reply)) => match failure(&reply, connection.endpoint(), what) {
                 Some(error) => Err(error),
                 None => Ok((endpoint, reply)),
             },
@@ -625,11 +625,11 @@ impl Page {
 }
 
 /// The error that a failure reply stands for; `None` if the reply is not a failure.
-pub(crate) fn failure(reply: &Reply, connection: &Connection, what: &'static str) -> Option<Error> {
+pub(crate) fn failure(reply: &Reply, endpoint: &Endpoint, what: &'static str) -> Option<Error> {
     Some(match reply {
         Reply::WrongHost(reply) => Error::WrongHost {
             segment: reply.segment.clone(),
-            endpoint: connection.endpoint().clone(),
+            endpoint: endpoint.clone(),
         },
         Reply::SegmentIsSealed(reply) => Error::SegmentSealed(reply.segment.clone()),
         Reply::NoSuchSegment(reply) => Error::NoSuchSegment(reply.segment.clone()),
@@ -700,11 +700,11 @@ fn repeat_of<'a>(mut keys: impl Iterator<Item = &'a TableKey>) -> Repeat {
     }
 }
 
-fn signed(offset: Offset) -> i64 {
+pub(crate) fn signed(offset: Offset) -> i64 {
     i64::try_from(offset.0).unwrap_or(i64::MAX)
 }
 
-fn unsigned(offset: i64) -> Offset {
+pub(crate) fn unsigned(offset: i64) -> Offset {
     Offset(u64::try_from(offset).unwrap_or(0))
 }
 

@@ -2,6 +2,8 @@
 //! reads it. Who serves it is asked through [`Locate`].
 
 pub mod admin;
+pub mod reader;
+pub(crate) mod writer;
 
 use std::fmt::Debug;
 
@@ -11,6 +13,7 @@ use crate::Error;
 use crate::connection::Endpoint;
 
 pub use admin::{SegmentInfo, Segments};
+pub use reader::{Chunk, SegmentReader};
 
 /// Who knows which segment store serves a segment: for users the controller, for the controller itself
 /// its own records.

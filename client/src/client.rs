@@ -1,0 +1,271 @@
+//! Where everything starts: a client knows one controller, and through it every segment store.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sarit_env::net::TcpNet;
+use sarit_env::{Net, Rng};
+use sarit_proto::ids::SegmentId;
+use sarit_proto::names::{ScopedStream, StreamSegment};
+use sarit_proto::stream_cut::{SegmentPosition, StreamCut};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Error;
+use crate::config::Config;
+use crate::connection::{Endpoint, Pool};
+use crate::controller::Controller;
+use crate::event::{EventReader, EventWriter, From, Successor, Topology, Until, reader, writer};
+use crate::segment::{Locate, SegmentReader, Segments};
+
+/// What the client reaches the world with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The network.
+    pub net: Arc<dyn Net>,
+    /// Randomness: writer ids, jitter, events without key.
+    pub rng: Rng,
+}
+
+impl Parts {
+    /// Returns the parts of the operating system.
+    pub fn system() -> Self {
+        Self {
+            net: Arc::new(TcpNet),
+            rng: Rng::from_os(),
+        }
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
+/// A client. Clones share everything. When the last one is gone, with all writers opened from it, its
+/// tasks stop; [`Client::close`] waits for that.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<Config>,
+    controller: Controller,
+    segments: Segments,
+    pool: Pool,
+    rng: Rng,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Client {
+    /// Creates a client of the controller at `controller`. Nothing is connected before it is needed.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Address`].
+    pub fn new(controller: Endpoint, config: Config, parts: Parts) -> Result<Self, Error> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let tasks = TaskTracker::new();
+        let pool = Pool::new(
+            Arc::clone(&parts.net),
+            config.connection.clone(),
+            tasks.clone(),
+        );
+        let controller = Controller::new(
+            parts.net,
+            controller,
+            Arc::clone(&config),
+            parts.rng.split(),
+        )?;
+        let segments = Segments::new(
+            pool.clone(),
+            Arc::new(controller.clone()),
+            config.retry.clone(),
+            parts.rng.split(),
+        );
+        Ok(Self(Arc::new(Inner {
+            config,
+            controller,
+            segments,
+            pool,
+            rng: parts.rng,
+            tasks,
+            stop: CancellationToken::new(),
+        })))
+    }
+
+    /// Creates a client of the controller at an address like `tcp://127.0.0.1:9090`, with defaults, over
+    /// the operating system's network. Nothing is connected before it is needed.
+    ///
+    /// # Errors
+    /// [`Error::Address`].
+    pub fn connect(address: &str) -> Result<Self, Error> {
+        Self::new(
+            Endpoint::parse(address)?,
+            Config::default(),
+            Parts::system(),
+        )
+    }
+
+    /// Returns the calls on scopes and streams.
+    pub fn controller(&self) -> &Controller {
+        &self.0.controller
+    }
+
+    /// Returns the calls on segments.
+    pub fn segments(&self) -> &Segments {
+        &self.0.segments
+    }
+
+    /// Opens a writer of events.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchStream`], [`Error::StreamSealed`], and those of [`Error`].
+    pub async fn event_writer(&self, stream: &ScopedStream) -> Result<EventWriter, Error> {
+        let owners = self.controller().current_segments(stream).await?;
+        if owners.is_empty() {
+            return Err(Error::StreamSealed(stream.to_string()));
+        }
+        let parts = writer::Parts {
+            config: (*self.0.config).clone(),
+            topology: self.topology(stream),
+            pool: self.0.pool.clone(),
+            rng: self.0.rng.split(),
+            stop: self.0.stop.clone(),
+        };
+        let writer = EventWriter::open(&owners, parts, &self.0.tasks)?;
+        Ok(writer.keeping(self.clone()))
+    }
+
+    /// Opens a reader of all events of a stream.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchStream`], and those of [`Error`].
+    pub async fn event_reader(
+        &self,
+        stream: &ScopedStream,
+        from: From,
+        until: Until,
+    ) -> Result<EventReader, Error> {
+        let bounds = match until {
+            Until::Sealed => BTreeMap::new(),
+            Until::Tail => self.tail(stream).await?.positions,
+            Until::Cut(cut) => cut.positions,
+        };
+        let starts = match from {
+            From::Head => self.controller().head(stream).await?.positions,
+            From::Tail => self.tail(stream).await?.positions,
+            From::Cut(cut) => cut.positions,
+        };
+        let parts = reader::Parts {
+            config: (*self.0.config).clone(),
+            stream: stream.clone(),
+            topology: self.topology(stream),
+            pool: self.0.pool.clone(),
+            rng: self.0.rng.split(),
+        };
+        Ok(EventReader::open(starts, bounds, parts))
+    }
+
+    /// Opens a reader of the bytes of one segment.
+    pub fn segment_reader(&self, segment: &StreamSegment) -> SegmentReader {
+        SegmentReader::new(
+            self.0.pool.clone(),
+            Arc::new(self.controller().clone()),
+            self.0.config.retry.clone(),
+            self.0.rng.split(),
+            segment.to_string(),
+        )
+    }
+
+    /// Returns where the next events will be written. Of a sealed stream: its end.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchStream`], and those of [`Error`].
+    pub async fn tail(&self, stream: &ScopedStream) -> Result<StreamCut, Error> {
+        let mut ends: Vec<SegmentId> = Vec::new();
+        for owner in self.controller().current_segments(stream).await? {
+            ends.push(owner.segment);
+        }
+        if ends.is_empty() {
+            ends = self.last_segments(stream).await?;
+        }
+        let mut positions = BTreeMap::new();
+        for segment in ends {
+            let name = stream.segment(segment).to_string();
+            let info = self.segments().info(&name).await?;
+            positions.insert(segment, SegmentPosition::At(info.length));
+        }
+        Ok(StreamCut {
+            stream: stream.clone(),
+            positions,
+        })
+    }
+
+    /// The segments of a sealed stream that nobody took over from.
+    async fn last_segments(&self, stream: &ScopedStream) -> Result<Vec<SegmentId>, Error> {
+        let head = self.controller().head(stream).await?;
+        let mut last = Vec::new();
+        for segment in self.controller().segments_between(&head, None).await? {
+            let segment = stream.segment(segment);
+            if self.controller().successors(&segment).await?.is_empty() {
+                last.push(segment.id);
+            }
+        }
+        Ok(last)
+    }
+
+    fn topology(&self, stream: &ScopedStream) -> Arc<dyn Topology> {
+        Arc::new(StreamTopology {
+            controller: self.controller().clone(),
+            stream: stream.clone(),
+        })
+    }
+
+    /// Stops everything and waits until it has stopped. What writers have not got acknowledged is
+    /// abandoned: flush them first.
+    pub async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.pool.close();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+/// What the controller knows about one stream.
+#[derive(Debug)]
+struct StreamTopology {
+    controller: Controller,
+    stream: ScopedStream,
+}
+
+impl Locate for StreamTopology {
+    fn locate<'a>(&'a self, segment: &'a str) -> BoxFuture<'a, Result<Endpoint, Error>> {
+        self.controller.locate(segment)
+    }
+
+    fn forget(&self, segment: &str) {
+        self.controller.forget(segment);
+    }
+}
+
+impl Topology for StreamTopology {
+    fn successors(&self, segment: SegmentId) -> BoxFuture<'_, Result<Vec<Successor>, Error>> {
+        let segment = self.stream.segment(segment);
+        Box::pin(async move { self.controller.successors(&segment).await })
+    }
+
+    fn segment_name(&self, segment: SegmentId) -> String {
+        self.stream.segment(segment).to_string()
+    }
+}

@@ -1,0 +1,445 @@
+//! The task behind an event writer: routes, connects, reroutes, completes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sarit_proto::ids::{SegmentId, WriterId};
+use sarit_proto::key_range::KeyPosition;
+use sarit_proto::wire::{Reply, command};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::{Memory, Parts, Router};
+use crate::Error;
+use crate::config::Backoff;
+use crate::connection::{Link, Pool, Tagged};
+use crate::event::{Owner, Successor};
+use crate::segment::Locate;
+use crate::segment::admin::failure;
+use crate::segment::writer::{Done, Event, Next, SegmentWriter, Ticket};
+
+/// What callers send to the task.
+#[derive(Debug)]
+pub(super) enum Input {
+    Event {
+        payload: Bytes,
+        position: KeyPosition,
+        acknowledge: oneshot::Sender<Result<(), Error>>,
+    },
+    Flush(oneshot::Sender<Result<(), Error>>),
+}
+
+/// A result of work done beside the task.
+#[derive(Debug)]
+enum Finding {
+    Connected {
+        segment: SegmentId,
+        tag: u64,
+        backoff: Backoff,
+        link: Result<Linked, Error>,
+    },
+    Successors {
+        segment: SegmentId,
+        found: Result<Vec<Successor>, Error>,
+    },
+}
+
+/// A link on which the writer is set up.
+#[derive(Debug)]
+enum Linked {
+    Ready { link: Link, last_event_number: i64 },
+    SegmentGone,
+}
+
+/// One segment being written to.
+#[derive(Debug)]
+struct Slot {
+    writer: SegmentWriter,
+    /// Carried by replies of the present link; others are late.
+    tag: u64,
+    /// Present unless an attempt to connect has it.
+    backoff: Option<Backoff>,
+}
+
+/// Events accepted between two flushes.
+#[derive(Debug, Default)]
+struct Generation {
+    outstanding: usize,
+    /// Told when this generation and all before are durable.
+    flush: Option<oneshot::Sender<Result<(), Error>>>,
+}
+
+pub(super) struct Task {
+    router: Router,
+    parts: Parts,
+    memory: Arc<Memory>,
+    slots: BTreeMap<SegmentId, Slot>,
+    segment_of_tag: BTreeMap<u64, SegmentId>,
+    next_tag: u64,
+    beside: JoinSet<Finding>,
+    replies: mpsc::UnboundedSender<Tagged>,
+    replied: mpsc::UnboundedReceiver<Tagged>,
+    generations: VecDeque<Generation>,
+    /// Number of the front of `generations`.
+    first_generation: u64,
+    /// Segments with something new to send.
+    dirty: Vec<SegmentId>,
+    done: Vec<Done>,
+}
+
+impl Task {
+    pub(super) fn new(router: Router, parts: Parts, memory: Arc<Memory>) -> Self {
+        let (replies, replied) = mpsc::unbounded_channel();
+        Self {
+            router,
+            parts,
+            memory,
+            slots: BTreeMap::new(),
+            segment_of_tag: BTreeMap::new(),
+            next_tag: 0,
+            beside: JoinSet::new(),
+            replies,
+            replied,
+            generations: VecDeque::from([Generation::default()]),
+            first_generation: 0,
+            dirty: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// Runs until the writer is dropped and everything accepted is durable, or the writer fails. When
+    /// the client stops it, what is not acknowledged is abandoned: it may or may not be written.
+    pub(super) async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        let error = match self.work(&mut inputs).await {
+            Ok(()) => Error::Closed,
+            Err(error) => {
+                tracing::debug!(%error, "event writer ends");
+                error
+            }
+        };
+        self.fail(&error);
+        inputs.close();
+        while let Some(input) = inputs.recv().await {
+            let waiting = match input {
+                Input::Event { acknowledge, .. } => acknowledge,
+                Input::Flush(done) => done,
+            };
+            let _ = waiting.send(Err(error.clone()));
+        }
+    }
+
+    async fn work(&mut self, inputs: &mut mpsc::UnboundedReceiver<Input>) -> Result<(), Error> {
+        let stop = self.parts.stop.clone();
+        let mut received = Vec::with_capacity(INPUTS_PER_TURN);
+        let mut replied = Vec::with_capacity(INPUTS_PER_TURN);
+        let mut open = true;
+        while open || self.generations.iter().any(|g| g.outstanding > 0) {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Error::Closed),
+                _ = self.replied.recv_many(&mut replied, INPUTS_PER_TURN) => {
+                    for tagged in replied.drain(..) {
+                        self.reply(tagged)?;
+                    }
+                }
+                Some(finding) = self.beside.join_next() => {
+                    self.found(finding.map_err(|_| Error::Closed)?)?;
+                }
+                count = inputs.recv_many(&mut received, INPUTS_PER_TURN), if open => {
+                    open = count > 0;
+                    for input in received.drain(..) {
+                        self.input(input);
+                    }
+                }
+            }
+            self.complete();
+            for segment in std::mem::take(&mut self.dirty) {
+                if let Some(slot) = self.slots.get_mut(&segment) {
+                    slot.writer.pump();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Event {
+                payload,
+                position,
+                acknowledge,
+            } => {
+                let generation = self.generations.back_mut().expect("there is always one");
+                generation.outstanding += 1;
+                let number = self.first_generation + self.generations.len() as u64 - 1;
+                self.route(Event {
+                    payload,
+                    ticket: Ticket {
+                        position,
+                        generation: number,
+                        acknowledge: Some(acknowledge),
+                    },
+                });
+            }
+            Input::Flush(done) => {
+                let generation = self.generations.back_mut().expect("there is always one");
+                generation.flush = Some(done);
+                self.generations.push_back(Generation::default());
+            }
+        }
+    }
+
+    /// Queues an event for the segment that owns its key now.
+    fn route(&mut self, event: Event) {
+        let segment = self.router.segment(event.ticket.position);
+        if !self.slots.contains_key(&segment) {
+            self.add(segment);
+        }
+        let slot = self.slots.get_mut(&segment).expect("it was just added");
+        slot.writer.window.push(event);
+        if self.dirty.last() != Some(&segment) {
+            self.dirty.push(segment);
+        }
+    }
+
+    fn add(&mut self, segment: SegmentId) {
+        let id = WriterId(self.parts.rng.u128());
+        let slot = Slot {
+            writer: SegmentWriter::new(id, self.parts.config.writer.clone()),
+            tag: 0,
+            backoff: Some(Backoff::new(&self.parts.config.retry, &self.parts.rng)),
+        };
+        self.slots.insert(segment, slot);
+        self.connect(segment, None);
+    }
+
+    /// Starts connecting, after a pause if something went wrong before.
+    fn connect(&mut self, segment: SegmentId, wrong: Option<Error>) {
+        let slot = self.slots.get_mut(&segment).expect("only slots connect");
+        self.segment_of_tag.remove(&slot.tag);
+        self.next_tag += 1;
+        let tag = self.next_tag;
+        slot.tag = tag;
+        self.segment_of_tag.insert(tag, segment);
+        let mut backoff = slot.backoff.take().expect("one attempt at a time");
+        let attempt = Attempt {
+            locate: Arc::clone(&self.parts.topology) as Arc<dyn Locate>,
+            pool: self.parts.pool.clone(),
+            replies: self.replies.clone(),
+            segment: self.parts.topology.segment_name(segment),
+            writer: slot.writer.id,
+            tag,
+        };
+        self.beside.spawn(async move {
+            let link = attempt.until_linked(&mut backoff, wrong).await;
+            Finding::Connected {
+                segment,
+                tag,
+                backoff,
+                link,
+            }
+        });
+    }
+
+    fn reply(&mut self, Tagged { tag, reply }: Tagged) -> Result<(), Error> {
+        let Some(&segment) = self.segment_of_tag.get(&tag) else {
+            return Ok(());
+        };
+        let slot = self.slots.get_mut(&segment).expect("tags lead to slots");
+        let before = self.done.len();
+        match slot.writer.replied(reply, &mut self.done) {
+            Next::Go => {
+                if self.done.len() > before {
+                    // Something was achieved: the next failure starts a new run of attempts.
+                    slot.backoff = Some(Backoff::new(&self.parts.config.retry, &self.parts.rng));
+                }
+                Ok(())
+            }
+            Next::Reconnect(error) => {
+                self.connect(segment, Some(error));
+                Ok(())
+            }
+            Next::Successors => {
+                self.ask_successors(segment);
+                Ok(())
+            }
+            Next::Stop(error) => Err(error),
+        }
+    }
+
+    fn ask_successors(&mut self, segment: SegmentId) {
+        tracing::debug!(%segment, "segment has ended, asking for its successors");
+        let topology = Arc::clone(&self.parts.topology);
+        self.beside.spawn(async move {
+            Finding::Successors {
+                segment,
+                found: topology.successors(segment).await,
+            }
+        });
+    }
+
+    fn found(&mut self, finding: Finding) -> Result<(), Error> {
+        match finding {
+            Finding::Connected {
+                segment,
+                tag,
+                backoff,
+                link,
+            } => {
+                let slot = self.slots.get_mut(&segment).expect("a slot waits for it");
+                debug_assert_eq!(slot.tag, tag, "one attempt at a time");
+                slot.backoff = Some(backoff);
+                match link? {
+                    Linked::Ready {
+                        link,
+                        last_event_number,
+                    } => slot
+                        .writer
+                        .connected(link, last_event_number, &mut self.done),
+                    Linked::SegmentGone => self.ask_successors(segment),
+                }
+                Ok(())
+            }
+            Finding::Successors { segment, found } => self.reroute(segment, &found?),
+        }
+    }
+
+    /// Gives a segment's keys, and everything not acknowledged, to those who take over.
+    fn reroute(&mut self, ended: SegmentId, successors: &[Successor]) -> Result<(), Error> {
+        let name = self.parts.topology.segment_name(ended);
+        if successors.is_empty() {
+            let stream = name.rsplit_once('/').map_or("", |(stream, _)| stream);
+            return Err(Error::StreamSealed(stream.to_owned()));
+        }
+        let owners: Vec<Owner> = successors.iter().map(|successor| successor.owner).collect();
+        if !self.router.replace(ended, &owners) {
+            return Err(Error::Unavailable {
+                what: "getSegmentsImmediatelyFollowing",
+                message: format!("the successors of {name} do not cover its keys"),
+            });
+        }
+        let mut slot = self.slots.remove(&ended).expect("it was written to");
+        self.segment_of_tag.remove(&slot.tag);
+        for event in slot.writer.window.take() {
+            self.route(event);
+        }
+        Ok(())
+    }
+
+    /// Tells everyone whose event is durable.
+    fn complete(&mut self) {
+        let mut freed = 0;
+        for Done { bytes, ticket } in self.done.drain(..) {
+            freed += self.memory.charge(bytes);
+            let index = ticket.generation - self.first_generation;
+            self.generations[index as usize].outstanding -= 1;
+            if let Some(acknowledge) = ticket.acknowledge {
+                let _ = acknowledge.send(Ok(()));
+            }
+        }
+        self.memory.bytes.add_permits(freed);
+        while let Some(generation) = self.generations.front_mut()
+            && generation.outstanding == 0
+            && let Some(flush) = generation.flush.take()
+        {
+            let _ = flush.send(Ok(()));
+            self.generations.pop_front();
+            self.first_generation += 1;
+        }
+    }
+
+    /// Fails everything not acknowledged. What was under way may be written all the same.
+    fn fail(&mut self, error: &Error) {
+        self.memory.fail(error.clone());
+        let known = matches!(error, Error::StreamSealed(_));
+        for slot in self.slots.values_mut() {
+            for event in slot.writer.window.take_in_flight() {
+                let outcome = if known {
+                    error.clone()
+                } else {
+                    Error::OutcomeUnknown { what: "append" }
+                };
+                finish(event, outcome);
+            }
+            for event in slot.writer.window.take() {
+                finish(event, error.clone());
+            }
+        }
+        for generation in self.generations.drain(..) {
+            if let Some(flush) = generation.flush {
+                let _ = flush.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+fn finish(event: Event, error: Error) {
+    if let Some(acknowledge) = event.ticket.acknowledge {
+        let _ = acknowledge.send(Err(error));
+    }
+}
+
+/// What it takes to set a writer up.
+struct Attempt {
+    locate: Arc<dyn Locate>,
+    pool: Pool,
+    replies: mpsc::UnboundedSender<Tagged>,
+    segment: String,
+    writer: WriterId,
+    tag: u64,
+}
+
+impl Attempt {
+    async fn until_linked(
+        &self,
+        backoff: &mut Backoff,
+        wrong: Option<Error>,
+    ) -> Result<Linked, Error> {
+        let mut wrong = wrong;
+        loop {
+            if let Some(error) = wrong.take() {
+                self.locate.forget(&self.segment);
+                backoff.pause(error).await?;
+            }
+            match self.once().await {
+                Err(error) if error.is_retryable() => wrong = Some(error),
+                done => return done,
+            }
+        }
+    }
+
+    /// Asks for the writer's last durable event number. The server answers after everything it accepted
+    /// from this writer before, on whatever connection.
+    async fn once(&self) -> Result<Linked, Error> {
+        let endpoint = self.locate.locate(&self.segment).await?;
+        let connection = self.pool.get(&endpoint).await?;
+        let set_up = connection.call(|request_id| {
+            command::SetupAppend {
+                request_id,
+                writer_id: self.writer,
+                segment: self.segment.clone(),
+                token: String::new(),
+            }
+            .into()
+        });
+        match set_up.await.map_err(|unsent| unsent.0)?? {
+            Reply::AppendSetup(set_up) => Ok(Linked::Ready {
+                link: connection
+                    .attach(self.tag, self.replies.clone())
+                    .map_err(|unsent| unsent.0)?,
+                last_event_number: set_up.last_event_number,
+            }),
+            Reply::NoSuchSegment(_) | Reply::SegmentIsSealed(_) => Ok(Linked::SegmentGone),
+            reply => Err(
+                failure(&reply, &endpoint, "SetupAppend").unwrap_or_else(|| Error::Protocol {
+                    endpoint,
+                    what: format!("unexpected {}", reply.name()),
+                }),
+            ),
+        }
+    }
+}
+
+/// Taken together from each inbox: large enough to fill an append, small enough to stay fair.
+const INPUTS_PER_TURN: usize = 512;

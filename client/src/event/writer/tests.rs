@@ -1,0 +1,227 @@
+use std::collections::BTreeMap;
+
+use futures_util::FutureExt as _;
+use sarit_proto::ids::Offset;
+use sarit_proto::stream_cut::SegmentPosition;
+
+use super::*;
+use crate::connection::testing::PipeNet;
+use crate::event::EventReader;
+use crate::event::testing::{self, Faults, World, id, read_all, reader_parts};
+
+/// Runs `client` beside a store that serves `world`.
+async fn beside<T>(world: &Arc<World>, client: impl AsyncFnOnce(Arc<PipeNet>, Pool) -> T) -> T {
+    let (net, peers) = PipeNet::new();
+    let pool = testing::pool(&net);
+    tokio::select! {
+        result = client(net, pool) => result,
+        () = Arc::clone(world).serve(peers) => unreachable!("it serves for ever"),
+    }
+}
+
+/// Checks that every key's events are there once and in order.
+fn check(events: &[Bytes], keys: usize, per_key: usize) {
+    let mut next: BTreeMap<String, usize> = BTreeMap::new();
+    for event in events {
+        let text = std::str::from_utf8(event).expect("our text");
+        let (key, number) = text.split_once(' ').expect("our form");
+        let expected = next.entry(key.to_owned()).or_insert(0);
+        assert_eq!(number.parse(), Ok(*expected), "the next event of key {key}");
+        *expected += 1;
+    }
+    assert_eq!(next.len(), keys);
+    for (key, count) in next {
+        assert_eq!(count, per_key, "events of key {key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_event_is_stored_once_and_in_order_whatever_is_lost_or_split() {
+    const KEYS: usize = 20;
+    const PER_KEY: usize = 40;
+    for seed in 0..60 {
+        let world = World::new(2, seed);
+        *world.faults.lock() = Faults {
+            lose_append: 0.1,
+            lose_ack: 0.1,
+            split: 0.1,
+            splits_max: 12,
+        };
+        let events = beside(&world, async |_net, pool| {
+            let mut config = Config::default();
+            config.writer.batch_events_max = 7;
+            let (writer, _stop) = testing::writer(&world, &pool, config);
+            let mut acks = Vec::new();
+            for number in 0..PER_KEY {
+                for key in 0..KEYS {
+                    let event = format!("{key} {number}");
+                    let ack = writer.write(&key.to_string(), event).await;
+                    acks.push(ack.expect("accepted"));
+                }
+                // Gives the store its turn, so that acknowledgements and faults mix with writing.
+                tokio::task::yield_now().await;
+            }
+            writer.flush().await.expect("all are durable");
+            for ack in acks {
+                ack.await.expect("durable");
+            }
+            world.seal_all();
+            let starts = [0, 1].map(|number| (id(number), SegmentPosition::At(Offset(0))));
+            let starts = starts.into_iter().collect();
+            let parts = reader_parts(&world, &pool);
+            read_all(&mut EventReader::open(starts, BTreeMap::new(), parts)).await
+        })
+        .await;
+        println!("seed {seed}");
+        check(&events, KEYS, PER_KEY);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_keeps_the_order_of_every_key() {
+    let world = World::new(2, 1);
+    let events = beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        for number in 0..30 {
+            if number == 10 {
+                writer.flush().await.expect("durable");
+                world.merge(&[id(0), id(1)]);
+            }
+            for key in 0..10 {
+                let event = format!("{key} {number}");
+                drop(
+                    writer
+                        .write(&key.to_string(), event)
+                        .await
+                        .expect("accepted"),
+                );
+            }
+        }
+        writer.flush().await.expect("durable");
+        world.seal_all();
+        let starts = [0, 1].map(|number| (id(number), SegmentPosition::At(Offset(0))));
+        let parts = reader_parts(&world, &pool);
+        let starts = starts.into_iter().collect();
+        read_all(&mut EventReader::open(starts, BTreeMap::new(), parts)).await
+    })
+    .await;
+    check(&events, 10, 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_stream_fails_the_writer_and_all_that_waits() {
+    let world = World::new(1, 1);
+    beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        writer
+            .write("k", "1")
+            .await
+            .expect("accepted")
+            .await
+            .expect("durable");
+        world.seal_all();
+        let ack = writer.write("k", "2").await.expect("accepted");
+        let error = ack.await.expect_err("nobody takes it");
+        assert!(
+            matches!(&error, Error::StreamSealed(name) if name == "scope/stream"),
+            "{error}"
+        );
+        assert!(matches!(
+            writer.write("k", "3").await,
+            Err(Error::StreamSealed(_))
+        ));
+        assert!(matches!(writer.flush().await, Err(Error::StreamSealed(_))));
+    })
+    .await;
+    let stored = &world.segments.lock()[&id(0)].data;
+    assert_eq!(
+        &stored[..],
+        b"\0\0\0\0\0\0\0\x011",
+        "only what was acknowledged"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_out_of_reach_fails_the_writer_at_the_deadline() {
+    let world = World::new(1, 1);
+    beside(&world, async |net, pool| {
+        net.refuse(u32::MAX);
+        let mut config = Config::default();
+        config.retry.deadline_ms = 5_000;
+        let (writer, _stop) = testing::writer(&world, &pool, config);
+        let start = tokio::time::Instant::now();
+        let ack = writer.write("k", "1").await.expect("accepted");
+        let error = ack.await.expect_err("it was never sent");
+        assert!(matches!(error, Error::Connect { .. }), "{error}");
+        assert!(start.elapsed().as_secs() <= 5);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn writers_wait_while_too_much_is_under_way() {
+    let world = World::new(1, 1);
+    beside(&world, async |net, pool| {
+        net.refuse(5);
+        let mut config = Config::default();
+        config.writer.memory_bytes_max = 64 << 10;
+        let (writer, _stop) = testing::writer(&world, &pool, config);
+        let big = || Bytes::from(vec![0; 40 << 10]);
+        let first = writer.write("k", big()).await.expect("accepted");
+        let second = writer.write("k", big());
+        tokio::pin!(second);
+        assert!((&mut second).now_or_never().is_none(), "there is no room");
+        let second = second.await.expect("accepted once the first is durable");
+        assert!(matches!(first.now_or_never(), Some(Ok(()))), "it made room");
+        second.await.expect("durable");
+        let larger_than_all = Bytes::from(vec![0; 1 << 20]);
+        let ack = writer
+            .write("k", larger_than_all)
+            .await
+            .expect("one event always fits");
+        ack.await.expect("durable");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_too_large_is_refused_at_once() {
+    let world = World::new(1, 1);
+    beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        let refused = writer.write("k", vec![0; EVENT_MAX + 1]).await;
+        assert!(matches!(refused, Err(Error::EventTooLarge { .. })));
+        let fits = writer
+            .write("k", vec![0; EVENT_MAX])
+            .await
+            .expect("accepted");
+        fits.await.expect("durable");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_is_written_after_the_writer_is_dropped() {
+    let world = World::new(1, 1);
+    beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        let ack = writer.write_without_key("1").await.expect("accepted");
+        drop(writer);
+        ack.await.expect("durable");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_client_fails_what_waits() {
+    let world = World::new(1, 1);
+    beside(&world, async |net, pool| {
+        net.refuse(u32::MAX);
+        let (writer, stop) = testing::writer(&world, &pool, Config::default());
+        let ack = writer.write("k", "1").await.expect("accepted");
+        stop.cancel();
+        assert!(matches!(ack.await, Err(Error::Closed)));
+        assert!(matches!(writer.write("k", "2").await, Err(Error::Closed)));
+    })
+    .await;
+}
