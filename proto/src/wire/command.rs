@@ -7,7 +7,7 @@ use super::field::{
     AttributeUpdate, EventFrame, Field, FieldError, IteratorArgs, Rest, TableEntry, TableKey,
     get_or,
 };
-use super::{Error, HEADER};
+use super::{Error, HEADER, PAYLOAD_MAX};
 use crate::ids::{AttributeId, WriterId};
 
 /// Declares an enum of frames: `Name = code { field: type, optional: type = default }`.
@@ -62,13 +62,15 @@ macro_rules! frames {
                 }
             }
 
-            /// Writes the whole frame.
+            /// Writes the whole frame. Its payload must not be larger than [`PAYLOAD_MAX`]: the peer
+            /// would close the connection. Where data decides, ask [`Self::encoded_len`] first.
             pub fn encode(&self, out: &mut Encoder) {
                 match self {
                     $(Self::$name(frame) => {
                         let _ = frame;
                         ($code as i32).put(out);
                         let size: usize = 0 $(+ frame.$field.size())*;
+                        debug_assert!(size <= PAYLOAD_MAX, "a payload of {size} bytes");
                         (size as i32).put(out);
                         $(frame.$field.put(out);)*
                     })*
@@ -81,6 +83,21 @@ macro_rules! frames {
                     $(Self::$name(frame) => { let _ = frame; HEADER $(+ frame.$field.size())* })*
                 }
             }
+
+            #[cfg(test)]
+            pub(crate) fn any() -> proptest::prelude::BoxedStrategy<Self> {
+                use proptest::prelude::*;
+                use super::tests::Sample;
+                proptest::strategy::Union::new([$(
+                    (Just(()), $(<$type>::sample(),)*)
+                        .prop_map(|((), $($field,)*)| Self::$name($name { $($field),* }))
+                        .boxed(),
+                )*]).boxed()
+            }
+
+            /// Every type of frame.
+            #[cfg(test)]
+            pub(crate) const CODES: &[i32] = &[$($code),*];
 
             /// Returns the frame's name in the protocol.
             pub fn name(&self) -> &'static str {

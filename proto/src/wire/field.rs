@@ -1,5 +1,7 @@
 //! How each type of field is written. All integers are big-endian.
 
+use std::borrow::Cow;
+
 use bytes::{Buf as _, Bytes};
 
 use super::codec::Encoder;
@@ -64,6 +66,7 @@ macro_rules! ids {
 }
 ids!(WriterId, AttributeId);
 
+/// Written as 0 or 1. Any other byte is read as true, which is what the Java client does.
 impl Field for bool {
     fn get(bytes: &mut Bytes) -> Result<Self, FieldError> {
         Ok(u8::get(bytes)? != 0)
@@ -87,42 +90,44 @@ impl Field for String {
             return Err(FieldError::Short);
         }
         let raw = bytes.split_to(length);
-        if raw.is_ascii() {
-            return Ok(raw.iter().map(|byte| char::from(*byte)).collect());
-        }
         decode_modified_utf8(&raw).ok_or(FieldError::Invalid("string"))
     }
 
     fn size(&self) -> usize {
-        2 + if is_plain(self) {
-            self.len()
-        } else {
-            encode_modified_utf8(self).len()
-        }
+        2 + modified_utf8(self).len()
     }
 
     fn put(&self, out: &mut Encoder) {
-        let encoded;
-        let raw = if is_plain(self) {
-            self.as_bytes()
-        } else {
-            encoded = encode_modified_utf8(self);
-            &encoded
-        };
-        // Names have at most 255 bytes; a longer message is cut rather than sent with a wrong length.
-        let raw = &raw[..raw.len().min(usize::from(u16::MAX))];
+        let raw = modified_utf8(self);
+        // `modified_utf8` cuts what is longer.
         out.put_slice(&(raw.len() as u16).to_be_bytes());
-        out.put_slice(raw);
+        out.put_slice(&raw);
     }
 }
 
-fn is_plain(text: &str) -> bool {
-    text.bytes().all(|byte| byte != 0 && byte < 0x80)
+/// At most as many bytes as the length field can say: a longer text is cut behind its last whole
+/// character. Names never get there by themselves, but a name of a client's can: characters that it
+/// sent in four bytes take six in our answer.
+fn modified_utf8(text: &str) -> Cow<'_, [u8]> {
+    const MAX: usize = u16::MAX as usize;
+    if text.len() <= MAX && text.bytes().all(|byte| byte != 0 && byte < 0x80) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut out = Vec::new();
+    for character in text.chars() {
+        let before = out.len();
+        encode_modified_utf8(character, &mut out);
+        if out.len() > MAX {
+            out.truncate(before);
+            break;
+        }
+    }
+    Cow::Owned(out)
 }
 
-fn encode_modified_utf8(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    for unit in text.encode_utf16() {
+fn encode_modified_utf8(character: char, out: &mut Vec<u8>) {
+    for unit in character.encode_utf16(&mut [0; 2]) {
+        let unit = *unit;
         match unit {
             0x01..=0x7F => out.push(unit as u8),
             0 | 0x80..=0x7FF => out.extend([0xC0 | (unit >> 6) as u8, 0x80 | (unit & 0x3F) as u8]),
@@ -133,7 +138,6 @@ fn encode_modified_utf8(text: &str) -> Vec<u8> {
             ]),
         }
     }
-    out
 }
 
 /// Also takes standard UTF-8 of four bytes, which the Rust client writes.
@@ -337,8 +341,7 @@ impl Field for TableKey {
         let total =
             usize::try_from(i32::get(bytes)?).map_err(|_| FieldError::Invalid("key size"))?;
         let key = Bytes::get(bytes)?;
-        let empty = key.is_empty() && total == 12 && bytes.len() < 8;
-        if !empty && total != 12 + key.len() {
+        if total != 12 + key.len() {
             return Err(FieldError::Invalid("key size"));
         }
         let version = if key.is_empty() {

@@ -57,3 +57,6 @@ pub enum Error {
     #[error("append block: {0}")]
     Block(&'static str),
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::codec::{Encoder, RawFrame};
 use super::command::frames;
 use super::field::{Field, FieldError, MergedSource, StorageChunk, TableEntry, TableKey, get_or};
-use super::{Error, HEADER};
+use super::{Error, HEADER, PAYLOAD_MAX};
 use crate::ids::WriterId;
 
 frames! {
