@@ -1,1 +1,300 @@
-//! Under construction.
+//! The segment store: TCP in front, containers behind.
+//!
+//! In order of flow: [`start`] locks the data directory and opens the port; `listener` accepts;
+//! `connection` serves one peer, with `input` (bytes → commands), `append` (writers and their
+//! acknowledgements), `request` (everything else) and `reply` (refusals → wire replies); `routing` finds
+//! a segment's container and `host` keeps the containers. `admin` is what operators see,
+//! `membership` tells a controller in another process that this store is there.
+//!
+//! Guarantees: what is acknowledged is durable; a peer's bad input ends at most its own connection; no
+//! queue, buffer or wait is without a bound. Not here: which bytes are durable, and in which order
+//! (container, wal); TLS and tokens.
+
+mod admin;
+mod append;
+mod config;
+mod connection;
+mod directory;
+mod error;
+mod host;
+mod input;
+mod listener;
+mod membership;
+mod metrics;
+mod reply;
+mod request;
+mod routing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sarit_container::MemoryBudget;
+use sarit_env::{Clock, Disk, Listener, Net, Rng};
+use sarit_wal::Wal;
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use admin::{ContainerReport, Health, Inspect, Report};
+pub use config::{Config, Limits, Memory};
+pub use error::Error;
+pub use host::ContainerState;
+
+use crate::connection::Shared;
+use crate::directory::Directory;
+use crate::host::Host;
+
+/// The outside world of a segment store.
+#[derive(Clone)]
+pub struct Parts {
+    /// Sockets.
+    pub net: Arc<dyn Net>,
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// Wall time.
+    pub clock: Clock,
+    /// Randomness.
+    pub rng: Rng,
+}
+
+/// A segment store that listens. Dropping it ends everything at once, as a crash would.
+pub struct Running {
+    local: SocketAddr,
+    advertised: (String, u16),
+    inspect: Inspect,
+    tasks: JoinSet<Result<(), Error>>,
+}
+
+/// Starts a segment store and serves until `stop`, then drains and returns.
+///
+/// # Errors
+/// See [`start`] and [`Running::join`].
+pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), Error> {
+    start(config, parts, stop).await?.join().await
+}
+
+/// Locks the data directory, creates it if needed, and opens the port. Containers recover behind it,
+/// side by side; requests wait for theirs.
+///
+/// # Errors
+/// A setting, the directory, or the address is not usable. Nothing was changed then.
+pub async fn start(
+    config: Config,
+    parts: Parts,
+    stop: CancellationToken,
+) -> Result<Running, Error> {
+    start_with(config, parts, stop, None).await
+}
+
+/// Starts a segment store on a log that is already open, for tests.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_on(
+    wal: Wal,
+    config: Config,
+    parts: Parts,
+    stop: CancellationToken,
+) -> Result<Running, Error> {
+    start_with(config, parts, stop, Some(wal)).await
+}
+
+async fn start_with(
+    config: Config,
+    parts: Parts,
+    stop: CancellationToken,
+    wal: Option<Wal>,
+) -> Result<Running, Error> {
+    config.validate()?;
+    let containers = config.containers();
+    let directory = Directory::open(&*parts.disk, &config.data, containers, &parts.rng).await?;
+    let address = config.listen;
+    let listening = |source| Error::Listen { address, source };
+    let listener = parts.net.listen(address).await.map_err(listening)?;
+    let local = listener.local_addr().map_err(listening)?;
+    let inspect = Inspect {
+        host: Arc::new(Host::new(directory.format.containers)),
+        wal: Arc::new(OnceCell::new_with(wal)),
+        memory: MemoryBudget::new(config.memory.budget),
+        connections: Arc::default(),
+        identity: directory.format.identity(),
+        stop: stop.clone(),
+    };
+    let advertised = config.advertised(local);
+    info!(
+        %local,
+        advertised = format!("{}:{}", advertised.0, advertised.1),
+        containers = directory.format.containers,
+        data = %config.data.display(),
+        "segment store listens"
+    );
+    let mut tasks = JoinSet::new();
+    let store = Store {
+        config,
+        parts,
+        inspect: inspect.clone(),
+        directory,
+        stop,
+    };
+    tasks.spawn(store.serve(listener, advertised.clone()));
+    Ok(Running {
+        local,
+        advertised,
+        inspect,
+        tasks,
+    })
+}
+
+impl Running {
+    /// Returns the address it listens on.
+    pub fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Returns host and port that clients are to be given.
+    pub fn advertised_address(&self) -> (String, u16) {
+        self.advertised.clone()
+    }
+
+    /// Returns a view of the store that outlives this handle.
+    pub fn inspect(&self) -> Inspect {
+        self.inspect.clone()
+    }
+
+    /// Waits until the store has stopped: in order after `stop`, or by itself.
+    ///
+    /// # Errors
+    /// The log or a container failed. What was under way is unknown; start again to find out.
+    pub async fn join(mut self) -> Result<(), Error> {
+        match self.tasks.join_next().await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) | None => Err(Error::Task("segment store")),
+        }
+    }
+}
+
+/// Everything one store runs on.
+struct Store {
+    config: Config,
+    parts: Parts,
+    inspect: Inspect,
+    directory: Directory,
+    stop: CancellationToken,
+}
+
+impl Store {
+    /// Serves until `stop`, then stops in the order data flows: listener, connections, containers, log.
+    async fn serve(
+        self,
+        listener: Box<dyn Listener>,
+        advertised: (String, u16),
+    ) -> Result<(), Error> {
+        let Self {
+            config,
+            parts,
+            inspect,
+            directory,
+            stop,
+        } = self;
+        let metrics = Arc::new(metrics::Metrics::new());
+        let shared = Shared {
+            host: inspect.host.clone(),
+            limits: config.limits.clone(),
+            metrics,
+        };
+        let mut accepting = JoinSet::new();
+        accepting.spawn(listener::run(
+            listener,
+            Arc::new(shared),
+            inspect.memory.clone(),
+            inspect.connections.clone(),
+            stop.clone(),
+        ));
+        if let Some(controller) = config.controller.clone() {
+            let membership = membership::Membership {
+                net: parts.net.clone(),
+                rng: parts.rng.split(),
+                controller,
+                store_id: directory.format.uuid.clone(),
+                advertised,
+                containers: directory.format.containers,
+            };
+            accepting.spawn(membership::run(membership, stop.clone()));
+        }
+        let containers_stop = CancellationToken::new();
+        let mut containers = JoinSet::new();
+        containers.spawn(open_containers(
+            config,
+            parts,
+            inspect.clone(),
+            containers_stop.clone(),
+        ));
+        let accepted = async {
+            while let Some(ended) = accepting.join_next().await {
+                ended.map_err(|_| Error::Task("connection"))?;
+            }
+            Ok::<_, Error>(())
+        };
+        tokio::select! {
+            biased;
+            ended = containers.join_next() => return Err(ended_early(ended)),
+            ended = accepted => ended?,
+        }
+        info!("connections are closed, containers stop");
+        containers_stop.cancel();
+        let result = match containers.join_next().await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) | None => Err(Error::Task("containers")),
+        };
+        if let Some(wal) = inspect.wal.get() {
+            result.and(wal.close().await.map_err(Error::from))?;
+        } else {
+            result?;
+        }
+        // Only now may another process have the directory.
+        drop(directory);
+        info!("segment store has stopped");
+        Ok(())
+    }
+}
+
+/// Opens the log and then the containers, and keeps them until `stop`.
+async fn open_containers(
+    config: Config,
+    parts: Parts,
+    inspect: Inspect,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let wal = inspect
+        .wal
+        .get_or_try_init(|| open_log(&config, &parts, &inspect))
+        .await?
+        .clone();
+    let own = host::Parts {
+        wal: wal.clone(),
+        clock: parts.clock,
+        rng: parts.rng,
+        memory: inspect.memory,
+        config: config.container,
+    };
+    tokio::select! {
+        biased;
+        ended = inspect.host.run(own, stop) => ended,
+        error = wal.failed() => Err(error.into()),
+    }
+}
+
+async fn open_log(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<Wal, Error> {
+    let identity = inspect.identity.to_be_bytes();
+    let (clock, rng) = (parts.clock.clone(), parts.rng.split());
+    let (disk, settings) = (parts.disk.clone(), config.wal.clone());
+    Ok(Wal::open_local(disk, &config.data, settings, identity, clock, rng).await?)
+}
+
+fn ended_early(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Error {
+    match ended {
+        Some(Ok(Err(error))) => error,
+        Some(Ok(Ok(())) | Err(_)) | None => Error::Task("containers"),
+    }
+}

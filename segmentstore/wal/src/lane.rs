@@ -51,6 +51,12 @@ struct Writer {
     durable: Arc<AtomicU64>,
 }
 
+impl Default for WalEpoch {
+    fn default() -> Self {
+        Self(0)
+    }
+}
+
 impl Lane {
     pub(crate) fn new() -> Self {
         Self {
@@ -298,9 +304,7 @@ impl LaneWorker {
                 Step::End => break,
             }
         }
-        let failed = self.local.lane.failed.borrow().is_some();
-        if !failed
-            && let Some(current) = &mut self.current
+        if let Some(current) = &mut self.current
             && let Err(error) = current.rest(true).await
         {
             self.local.stop(error);

@@ -1,0 +1,205 @@
+//! The data directory: whose it is, and in which format.
+//!
+//! ```text
+//! LOCK     held while a process uses the directory
+//! FORMAT   JSON: uuid, version, slots, containers; written once, when the directory is created
+//! wal/     the log
+//! ```
+//!
+//! The file FORMAT appears last and in one piece, so a directory without it holds nothing yet.
+
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use sarit_env::disk::{DiskLock, read_file, write_file_atomically};
+use sarit_env::{Disk, Rng};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::routing::SLOTS;
+
+/// The version this release writes, and the newest it reads.
+const VERSION: u32 = 1;
+/// Far more than FORMAT ever has.
+const FORMAT_BYTES_MAX: u64 = 64 << 10;
+
+/// A data directory that is ours until dropped.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) format: Format,
+    _lock: DiskLock,
+}
+
+/// What a data directory is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Format {
+    /// The store's identity, for ever: 32 hex digits.
+    pub(crate) uuid: String,
+    pub(crate) version: u32,
+    pub(crate) slots: u32,
+    pub(crate) containers: u32,
+}
+
+impl Directory {
+    /// Locks the directory, and creates it with `containers` if it is not there.
+    pub(crate) async fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        containers: u32,
+        rng: &Rng,
+    ) -> Result<Self, Error> {
+        let io = |what: &str, path: &Path| {
+            let what = format!("{what} {}", path.display());
+            move |source| Error::Io { what, source }
+        };
+        disk.create_dir_all(dir)
+            .await
+            .map_err(io("create the data directory", dir))?;
+        let lock = dir.join("LOCK");
+        let lock = disk
+            .lock(&lock)
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::WouldBlock => Error::Locked {
+                    dir: dir.to_owned(),
+                },
+                _ => io("lock", &lock)(source),
+            })?;
+        let file = dir.join("FORMAT");
+        let format = match read_file(disk, &file, FORMAT_BYTES_MAX).await {
+            Ok(bytes) => Format::parse(dir, &file, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let format = Format {
+                    uuid: format!("{:032x}", rng.u128()),
+                    version: VERSION,
+                    slots: SLOTS,
+                    containers,
+                };
+                write_file_atomically(disk, &file, format.encode())
+                    .await
+                    .map_err(io("write", &file))?;
+                format
+            }
+            Err(source) => return Err(io("read", &file)(source)),
+        };
+        Ok(Self {
+            format,
+            _lock: lock,
+        })
+    }
+}
+
+impl Format {
+    /// Returns the store's identity as a number.
+    pub(crate) fn identity(&self) -> u128 {
+        u128::from_str_radix(&self.uuid, 16).expect("it was made or checked here")
+    }
+
+    fn encode(&self) -> Bytes {
+        let mut text =
+            serde_json::to_vec_pretty(self).expect("numbers and strings have a JSON form");
+        text.push(b'\n');
+        text.into()
+    }
+
+    fn parse(dir: &Path, file: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let damaged = |what: String| Error::DamagedFormat {
+            file: file.to_owned(),
+            what,
+        };
+        // The version comes first: a newer release may have changed everything else.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let Version { version: found } =
+            serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        if found > VERSION {
+            return Err(Error::FutureFormat {
+                dir: dir.to_owned(),
+                found,
+                supported: VERSION,
+            });
+        }
+        let format: Self =
+            serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        if format.slots != SLOTS || !(1..=SLOTS).contains(&format.containers) {
+            let Self {
+                slots, containers, ..
+            } = format;
+            return Err(damaged(format!(
+                "{containers} containers for {slots} slots"
+            )));
+        }
+        if format.uuid.len() != 32 || u128::from_str_radix(&format.uuid, 16).is_err() {
+            return Err(damaged(format!("uuid {:?}", format.uuid)));
+        }
+        Ok(format)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sarit_env::disk::RealDisk;
+
+    use super::*;
+
+    async fn open(dir: &Path, containers: u32) -> Result<Directory, Error> {
+        Directory::open(&RealDisk, dir, containers, &Rng::seeded(1)).await
+    }
+
+    #[tokio::test]
+    async fn the_number_of_containers_is_fixed_at_creation() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), 4).await.unwrap().format;
+        assert_eq!(first.containers, 4);
+        assert_eq!(open(dir.path(), 16).await.unwrap().format, first);
+    }
+
+    #[tokio::test]
+    async fn a_second_holder_is_refused_with_the_directorys_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = open(dir.path(), 4).await.unwrap();
+        let error = open(dir.path(), 4).await.unwrap_err();
+        assert!(matches!(&error, Error::Locked { dir: of } if of == dir.path()));
+    }
+
+    #[tokio::test]
+    async fn a_newer_format_is_refused_whatever_else_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), 4).await.unwrap();
+        let newer = Bytes::from_static(br#"{"version": 2, "shape": "new"}"#);
+        let file = dir.path().join("FORMAT");
+        write_file_atomically(&RealDisk, &file, newer)
+            .await
+            .unwrap();
+        let error = open(dir.path(), 4).await.unwrap_err();
+        assert!(matches!(
+            error,
+            Error::FutureFormat {
+                found: 2,
+                supported: VERSION,
+                ..
+            }
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_format_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), 4).await.unwrap();
+        let file = dir.path().join("FORMAT");
+        for text in [
+            "",
+            "{",
+            r#"{"version":1,"uuid":"x","slots":65536,"containers":0}"#,
+        ] {
+            write_file_atomically(&RealDisk, &file, Bytes::from(text))
+                .await
+                .unwrap();
+            let error = open(dir.path(), 4).await.unwrap_err();
+            assert!(error.to_string().contains("FORMAT is damaged"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The receiving half of a connection: bytes → frames → commands, each with the memory it needs.
+//!
+//! Append blocks are joined with their ends here, so a command is always whole. Memory for what a
+//! command carries is reserved before the command is handed on; while there is none, nothing more is
+//! read and TCP slows the peer down. The buffer grows with what was received, never with what a frame
+//! claims to hold, and shrinks again while little comes in, so that idle connections cost little.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use sarit_container::{ConnectionCredit, Permit};
+use sarit_proto::wire;
+use sarit_proto::wire::command::AppendBlock;
+use sarit_proto::wire::{Command, FrameDecoder, append};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, timeout_at};
+
+use crate::append::Append;
+use crate::metrics::Metrics;
+use crate::reply::Close;
+
+/// What a quiet connection's buffer holds.
+const READ_BYTES_MIN: usize = 4 << 10;
+/// What a busy one's does.
+const READ_BYTES_MAX: usize = 256 << 10;
+/// Commands handed on together.
+const COMMANDS_MAX: usize = 1_024;
+/// What an append costs beside its bytes: its operation, and its acknowledgement on the way back.
+const APPEND_OVERHEAD: usize = 256;
+/// Other commands with less than this are carried without reserving memory: there are few at a time.
+const UNRESERVED_BYTES: usize = 16 << 10;
+/// Each time a frame has grown by this it is given more time.
+const FRAME_PROGRESS_BYTES: usize = 64 << 10;
+
+/// One command, with the memory it was granted.
+pub(crate) enum Arrived {
+    Append(Append, Permit),
+    Other(Command, Option<Permit>),
+}
+
+/// A command that still needs memory: so many bytes.
+enum Pending {
+    Append(Append, usize),
+    Other(Command, usize),
+}
+
+/// The receiving half of a connection.
+pub(crate) struct Input<R> {
+    read: R,
+    buffer: BytesMut,
+    read_bytes: usize,
+    credit: ConnectionCredit,
+    metrics: Arc<Metrics>,
+    open_block: Option<AppendBlock>,
+    ready: VecDeque<Arrived>,
+    waiting: Option<(Pending, BoxFuture<'static, Permit>)>,
+    broken: Option<Close>,
+    frame_time: Duration,
+    /// When the frame being received must have got further, and how far it was when that was set.
+    deadline: Option<(Instant, usize)>,
+}
+
+impl<R: AsyncRead + Unpin> Input<R> {
+    pub(crate) fn new(
+        read: R,
+        credit: ConnectionCredit,
+        metrics: Arc<Metrics>,
+        frame_time: Duration,
+    ) -> Self {
+        Self {
+            read,
+            buffer: BytesMut::new(),
+            read_bytes: READ_BYTES_MIN,
+            credit,
+            metrics,
+            open_block: None,
+            ready: VecDeque::new(),
+            waiting: None,
+            broken: None,
+            frame_time,
+            // Runs until the first frame is there: who never says anything is not kept.
+            deadline: Some((Instant::now() + frame_time, 0)),
+        }
+    }
+
+    /// Waits for commands and returns them in order, at least one. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why the connection can't go on, once everything before that was returned.
+    pub(crate) async fn next(&mut self) -> Result<VecDeque<Arrived>, Close> {
+        loop {
+            if let Some((_, permit)) = &mut self.waiting {
+                let permit = permit.await;
+                let (pending, _) = self.waiting.take().expect("it was just awaited");
+                self.ready.push_back(pending.with(permit));
+            }
+            self.decode();
+            if !self.ready.is_empty() {
+                return Ok(std::mem::take(&mut self.ready));
+            }
+            if self.waiting.is_some() {
+                continue;
+            }
+            if let Some(close) = self.broken.take() {
+                return Err(close);
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Decodes whole frames until one needs memory that is not there, or no more are.
+    fn decode(&mut self) {
+        let mut frames = 0;
+        while self.ready.len() < COMMANDS_MAX && self.waiting.is_none() && self.broken.is_none() {
+            match self.decode_one() {
+                Ok(true) => frames += 1,
+                Ok(false) => break,
+                Err(error) => self.broken = Some(error.into()),
+            }
+        }
+        if frames > 0 {
+            self.metrics.frames_in.increment(frames);
+            self.deadline = None;
+        }
+    }
+
+    fn decode_one(&mut self) -> Result<bool, wire::Error> {
+        let Some(frame) = FrameDecoder::next(&mut self.buffer)? else {
+            return Ok(false);
+        };
+        let bytes = frame.payload.len();
+        let pending = match Command::decode(frame)? {
+            Command::AppendBlock(block) => {
+                if self.open_block.replace(block).is_some() {
+                    return Err(wire::Error::Block("begins inside another"));
+                }
+                return Ok(true);
+            }
+            Command::AppendBlockEnd(end) => {
+                let block = self.open_block.take();
+                let block_bytes = block.as_ref().map_or(0, |block| block.data.0.len());
+                let data = append::join(block, &end)?;
+                let append = Append {
+                    writer: end.writer_id,
+                    request_id: end.request_id,
+                    event_number: end.last_event_number,
+                    event_count: u32::try_from(end.num_events).unwrap_or(0),
+                    expected_offset: None,
+                    data,
+                };
+                Pending::Append(append, bytes + block_bytes + APPEND_OVERHEAD)
+            }
+            Command::ConditionalAppend(conditional) => {
+                let append = Append {
+                    writer: conditional.writer_id,
+                    request_id: conditional.request_id,
+                    event_number: conditional.event_number,
+                    event_count: 1,
+                    expected_offset: Some(conditional.expected_offset),
+                    data: [conditional.event.0].into_iter().collect(),
+                };
+                Pending::Append(append, bytes + APPEND_OVERHEAD)
+            }
+            Command::ConditionalBlockEnd(conditional) => {
+                let append = Append {
+                    writer: conditional.writer_id,
+                    request_id: conditional.request_id,
+                    event_number: conditional.event_number,
+                    event_count: 1,
+                    expected_offset: Some(conditional.expected_offset),
+                    data: [conditional.data].into_iter().collect(),
+                };
+                Pending::Append(append, bytes + APPEND_OVERHEAD)
+            }
+            other if bytes < UNRESERVED_BYTES => {
+                self.ready.push_back(Arrived::Other(other, None));
+                return Ok(true);
+            }
+            other => Pending::Other(other, bytes),
+        };
+        self.reserve(pending);
+        Ok(true)
+    }
+
+    /// Most of the time there is memory, and nothing has to be kept for later.
+    fn reserve(&mut self, pending: Pending) {
+        let bytes = pending.bytes();
+        // Unconstrained: the runtime's turn taking must not look like a lack of memory.
+        if let Some(permit) = unconstrained(self.credit.reserve(bytes)).now_or_never() {
+            return self.ready.push_back(pending.with(permit));
+        }
+        self.metrics.credit_waits.increment(1);
+        let credit = self.credit.clone();
+        let permit = async move { credit.reserve(bytes).await }.boxed();
+        self.waiting = Some((pending, permit));
+    }
+
+    async fn receive(&mut self) -> Result<(), Close> {
+        if self.buffer.is_empty() {
+            if self.buffer.capacity() > self.read_bytes {
+                self.buffer = BytesMut::new();
+            }
+        } else if self.deadline.is_none() {
+            self.deadline = Some((Instant::now() + self.frame_time, self.buffer.len()));
+        }
+        // Doubling what is there keeps the copies of a growing frame few.
+        let want = self.read_bytes.max(self.buffer.len());
+        if self.buffer.capacity() - self.buffer.len() < want / 2 {
+            self.buffer.reserve(want);
+        }
+        let room = self.buffer.capacity() - self.buffer.len();
+        let reading = self.read.read_buf(&mut self.buffer);
+        let received = match self.deadline {
+            None => reading.await,
+            Some((deadline, _)) => match timeout_at(deadline, reading).await {
+                Ok(received) => received,
+                Err(_) => return Err(Close::FrameTimeout),
+            },
+        };
+        let received = received.map_err(|_| Close::Peer)?;
+        if received == 0 {
+            return Err(Close::Peer);
+        }
+        self.metrics.bytes_in.increment(received as u64);
+        if received == room {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        } else if received < self.read_bytes / 4 {
+            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+        }
+        if let Some((deadline, from)) = &mut self.deadline
+            && self.buffer.len() >= *from + FRAME_PROGRESS_BYTES
+        {
+            *deadline = Instant::now() + self.frame_time;
+            *from = self.buffer.len();
+        }
+        Ok(())
+    }
+
+    /// Reads and forgets until the peer has closed its side, so that closing ours does not destroy
+    /// replies that are still on their way.
+    pub(crate) async fn linger(&mut self) {
+        let mut scrap = [0; 1024];
+        while matches!(self.read.read(&mut scrap).await, Ok(1..)) {}
+    }
+}
+
+impl Pending {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append(_, bytes) | Self::Other(_, bytes) => *bytes,
+        }
+    }
+
+    fn with(self, permit: Permit) -> Arrived {
+        match self {
+            Self::Append(append, _) => Arrived::Append(append, permit),
+            Self::Other(command, _) => Arrived::Other(command, Some(permit)),
+        }
+    }
+}

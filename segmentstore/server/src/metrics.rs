@@ -1,0 +1,121 @@
+//! What the server in front of the containers counts. Handles are looked up once, at start.
+
+use std::collections::BTreeMap;
+
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
+
+use crate::reply::Close;
+
+const CONNECTIONS: &str = "segmentstore_connections";
+const CONNECTIONS_ACCEPTED: &str = "segmentstore_connections_accepted_total";
+const CONNECTIONS_REFUSED: &str = "segmentstore_connections_refused_total";
+const CONNECTIONS_CLOSED: &str = "segmentstore_connections_closed_total";
+const FRAMES_IN: &str = "segmentstore_frames_received_total";
+const FRAMES_OUT: &str = "segmentstore_frames_sent_total";
+const BYTES_IN: &str = "segmentstore_received_bytes_total";
+const BYTES_OUT: &str = "segmentstore_sent_bytes_total";
+const APPENDS: &str = "segmentstore_appends_total";
+const APPEND_BYTES: &str = "segmentstore_append_bytes_total";
+const READ_BYTES: &str = "segmentstore_read_bytes_total";
+const READS_WAITING: &str = "segmentstore_reads_waiting";
+const REFUSALS: &str = "segmentstore_refusals_total";
+const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
+
+/// Every word [`crate::reply::refusal`] can return.
+const REFUSAL_KINDS: [&str; 13] = [
+    "auth_token_check_failed",
+    "conditional_check_failed",
+    "error_message",
+    "invalid_event_number",
+    "no_such_segment",
+    "operation_unsupported",
+    "segment_already_exists",
+    "segment_is_sealed",
+    "segment_is_truncated",
+    "table_key_bad_version",
+    "table_key_does_not_exist",
+    "table_segment_not_empty",
+    "wrong_host",
+];
+
+/// The server's counters and gauges.
+pub(crate) struct Metrics {
+    pub(crate) connections: Gauge,
+    pub(crate) connections_accepted: Counter,
+    pub(crate) connections_refused: Counter,
+    pub(crate) frames_in: Counter,
+    pub(crate) frames_out: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) appends: Counter,
+    pub(crate) append_bytes: Counter,
+    pub(crate) read_bytes: Counter,
+    pub(crate) reads_waiting: Gauge,
+    pub(crate) credit_waits: Counter,
+    refusals: BTreeMap<&'static str, Counter>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        describe_gauge!(CONNECTIONS, Unit::Count, "Open connections");
+        describe_counter!(CONNECTIONS_ACCEPTED, Unit::Count, "Connections accepted");
+        describe_counter!(
+            CONNECTIONS_REFUSED,
+            Unit::Count,
+            "Connections closed on arrival because the limit was reached"
+        );
+        describe_counter!(
+            CONNECTIONS_CLOSED,
+            Unit::Count,
+            "Connections ended, by cause"
+        );
+        describe_counter!(FRAMES_IN, Unit::Count, "Frames received");
+        describe_counter!(FRAMES_OUT, Unit::Count, "Frames sent");
+        describe_counter!(BYTES_IN, Unit::Bytes, "Bytes received");
+        describe_counter!(BYTES_OUT, Unit::Bytes, "Bytes sent");
+        describe_counter!(APPENDS, Unit::Count, "Appends handed to containers");
+        describe_counter!(APPEND_BYTES, Unit::Bytes, "Bytes of these appends");
+        describe_counter!(READ_BYTES, Unit::Bytes, "Bytes read from segments");
+        describe_gauge!(
+            READS_WAITING,
+            Unit::Count,
+            "Reads under way, most of them parked"
+        );
+        describe_counter!(REFUSALS, Unit::Count, "Requests refused, by reply");
+        describe_counter!(
+            CREDIT_WAITS,
+            Unit::Count,
+            "Times a connection had to wait for memory before it was read on"
+        );
+        Self {
+            connections: gauge!(CONNECTIONS),
+            connections_accepted: counter!(CONNECTIONS_ACCEPTED),
+            connections_refused: counter!(CONNECTIONS_REFUSED),
+            frames_in: counter!(FRAMES_IN),
+            frames_out: counter!(FRAMES_OUT),
+            bytes_in: counter!(BYTES_IN),
+            bytes_out: counter!(BYTES_OUT),
+            appends: counter!(APPENDS),
+            append_bytes: counter!(APPEND_BYTES),
+            read_bytes: counter!(READ_BYTES),
+            reads_waiting: gauge!(READS_WAITING),
+            credit_waits: counter!(CREDIT_WAITS),
+            refusals: REFUSAL_KINDS
+                .into_iter()
+                .map(|kind| (kind, counter!(REFUSALS, "reply" => kind)))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn refused(&self, kind: &'static str) {
+        if let Some(counter) = self.refusals.get(kind) {
+            counter.increment(1);
+        }
+    }
+
+    /// Rare enough to look the handle up each time.
+    pub(crate) fn closed(&self, close: &Close) {
+        counter!(CONNECTIONS_CLOSED, "cause" => close.cause()).increment(1);
+        self.connections.decrement(1.0);
+    }
+}

@@ -1,0 +1,12 @@
+//! The segment store over real sockets: what its protocol promises, told by what peers see.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests, outside of test functions"
+)]
+
+mod bad_input;
+mod replay;
+mod session;
+mod start_stop;
+mod world;
