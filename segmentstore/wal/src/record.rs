@@ -17,7 +17,7 @@ pub struct LogId(pub u32);
 pub struct FrameNo(pub u64);
 
 /// Counts the openings of a log; only the newest may append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalEpoch(pub u64);
 
 impl FrameNo {

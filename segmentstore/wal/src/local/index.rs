@@ -189,15 +189,10 @@ impl Index {
         self.damage.is_some()
     }
 
-    /// Returns the end of a log whose frames from `from` on are all there, and forgets those below.
+    /// Returns the end of a log whose frames from `from` on are all there.
     /// A log of epoch 0 was never opened, so nothing of it can be missing.
-    pub(crate) fn tail(
-        &mut self,
-        id: LogId,
-        epoch: WalEpoch,
-        from: FrameNo,
-    ) -> Result<Tail, Error> {
-        let Some(log) = self.logs.get_mut(&id) else {
+    pub(crate) fn tail(&self, id: LogId, epoch: WalEpoch, from: FrameNo) -> Result<Tail, Error> {
+        let Some(log) = self.logs.get(&id) else {
             let suspect = self.suspect.clone().filter(|_| epoch.0 > 0);
             return suspect.map_or(Ok(LogIndex::default().tail), Err);
         };
@@ -209,10 +204,7 @@ impl Index {
         {
             return Err(missing.clone());
         }
-        log.missing = None;
-        let tail = log.tail;
-        self.truncate(id, from);
-        Ok(tail)
+        Ok(log.tail)
     }
 
     /// Starts a log behind `tail`.
@@ -252,6 +244,9 @@ impl Index {
     pub(crate) fn truncate(&mut self, log: LogId, keep_from: FrameNo) {
         let log = self.logs.entry(log).or_default();
         log.truncated = log.truncated.max(keep_from);
+        if log.first <= log.truncated {
+            log.missing = None;
+        }
         while log.first < log.truncated && log.frames.pop_front().is_some() {
             log.first = log.first.next();
         }

@@ -4,7 +4,6 @@
 //! can be prepared and the lane has to wait, the disk counts as full; this is looked at again every
 //! second and after every truncation.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,7 +130,7 @@ impl Local {
                 let needed = (bytes + FILE_OVERHEAD).next_multiple_of(BLOCK);
                 let len = needed.max(RESERVE_FILE.min(self.config.file_bytes));
                 if let Err(reason) = self.prepare(len, For::Exempt).await? {
-                    tracing::warn!(reason, "the reserve of the log is used up too");
+                    tracing::debug!(reason, "the reserve of the log is used up too");
                 }
             }
             return Ok(true);
@@ -168,15 +167,11 @@ impl Local {
                 self.add_ready(file, use_for);
                 Ok(Ok(()))
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                ) =>
-            {
-                Ok(Err(format!("{}: {error}", self.dir.display())))
-            }
-            Err(error) => Err(Error::io("prepare a file in", &self.dir, error)),
+            // No frame is at stake yet, so unlike in the lane it can be tried again.
+            Err(error) => Ok(Err(format!(
+                "preparing a file in {}: {error}",
+                self.dir.display()
+            ))),
         }
     }
 

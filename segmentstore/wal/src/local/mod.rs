@@ -206,9 +206,7 @@ impl Drop for LocalLoglets {
 impl Loglets for LocalLoglets {
     async fn seal(&self, log: LogId, epoch: WalEpoch, from: FrameNo) -> Result<Tail, Error> {
         self.local.lane.fence(log, epoch).await?;
-        let tail = self.local.index.lock().tail(log, epoch, from);
-        self.local.keeper.notify_one();
-        tail
+        self.local.index.lock().tail(log, epoch, from)
     }
 
     fn start(&self, log: LogId, epoch: WalEpoch, tail: Tail) -> Result<Arc<AtomicU64>, Error> {

@@ -61,7 +61,7 @@ pub(crate) async fn recover(
     };
     // What the successor says about the end of a file.
     let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
-    for file in files.iter().filter_map(|(_, file)| file.as_ref().ok()) {
+    for file in files.values().filter_map(|file| file.as_ref().ok()) {
         found.boot = found.boot.max(file.header.boot + 1);
         if file.header.state != FileState::Ready {
             ends.insert(file.header.prev, file.header.prev_end);
