@@ -1,1 +1,222 @@
-//! Under construction.
+//! The control plane: scopes, streams, reader groups.
+//!
+//! In the order a change takes:
+//! - [`api`](crate): gRPC to clients and stores, HTTP to people: parse, call, reply;
+//! - `tasks`: changes that outlive a crash, in steps that may be repeated;
+//! - `stream`: the rules, pure;
+//! - `segments`, `placement`: the calls to segment stores, and which store serves what;
+//! - [`store`]: versioned records, the only durable state.
+//!
+//! Anything the controller acknowledged is durable. It serves queries from the records alone; changes
+//! also need the segment store, and are UNAVAILABLE without it.
+
+mod api;
+mod config;
+mod metrics;
+mod placement;
+mod segments;
+pub mod store;
+mod stream;
+mod tasks;
+#[cfg(test)]
+mod testing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sarit_client::connection::Endpoint;
+use sarit_env::{Clock, Listener, Net, Rng};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+
+use crate::api::grpc::Service;
+use crate::placement::hosts::{Hosts, SharedHosts};
+use crate::segments::{SegmentStore, WireStore};
+use crate::store::MetaStore;
+use crate::store::catalog::Catalog;
+use crate::tasks::Tasks;
+
+pub use crate::api::admin::{Check, Health};
+pub use crate::config::{Config, StaticStore};
+
+/// What a controller reaches the world through.
+pub struct Parts {
+    /// To listen, and to reach the segment store.
+    pub net: Arc<dyn Net>,
+    /// Wall time, for creation dates.
+    pub clock: Clock,
+    /// Ids and jitter.
+    pub rng: Rng,
+    /// The records.
+    pub store: Arc<dyn MetaStore>,
+}
+
+/// Why a controller does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// Nothing can listen there.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the network said.
+        source: std::io::Error,
+    },
+    /// The server cannot go on.
+    #[error("gRPC server failed")]
+    Serve(#[from] tonic::transport::Error),
+    /// The metadata store has failed for good; a new start recovers what is durable.
+    #[error("metadata store failed: {0}")]
+    Metadata(String),
+}
+
+/// A controller whose port is open, but which does not answer yet.
+pub struct Controller {
+    listener: Box<dyn Listener>,
+    address: SocketAddr,
+    service: Service,
+    health: Health,
+    tracker: TaskTracker,
+    stop_tasks: CancellationToken,
+}
+
+/// Runs a controller until `stop`.
+///
+/// # Errors
+/// Those of [`Controller::bind`] and [`Controller::run`].
+pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), Error> {
+    Controller::bind(config, parts).await?.run(stop).await
+}
+
+impl Controller {
+    /// Opens the port.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Listen`].
+    pub async fn bind(config: Config, parts: Parts) -> Result<Self, Error> {
+        config.validate().map_err(Error::Config)?;
+        let hosts = Arc::new(hosts(&config)?);
+        let tracker = TaskTracker::new();
+        let rng = parts.rng.split();
+        let wire = WireStore::new(parts.net.clone(), hosts.clone(), rng, tracker.clone());
+        Self::assemble(config, parts, hosts, Arc::new(wire), tracker).await
+    }
+
+    async fn assemble(
+        config: Config,
+        parts: Parts,
+        hosts: SharedHosts,
+        segments: Arc<dyn SegmentStore>,
+        tracker: TaskTracker,
+    ) -> Result<Self, Error> {
+        metrics::describe();
+        let failed = |source| Error::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = parts.net.listen(config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let advertised = match &config.advertised {
+            Some(text) => endpoint(text)?,
+            None => Endpoint::new(&address.ip().to_string(), address.port()),
+        };
+        let catalog = Catalog::new(parts.store.clone());
+        let stop_tasks = CancellationToken::new();
+        let tasks = Tasks::new(
+            catalog.clone(),
+            segments.clone(),
+            (parts.clock, parts.rng),
+            tracker.clone(),
+            stop_tasks.clone(),
+        );
+        let service = Service {
+            catalog,
+            tasks: tasks.clone(),
+            hosts: hosts.clone(),
+            advertised,
+        };
+        let health = Health {
+            store: parts.store,
+            segments,
+            hosts,
+            tasks,
+        };
+        Ok(Self {
+            listener,
+            address,
+            service,
+            health,
+            tracker,
+            stop_tasks,
+        })
+    }
+
+    /// Returns where it listens; with port 0 asked for, the one given.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the health checks.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Returns the HTTP routes for health and introspection, to be served by the caller.
+    pub fn router(&self) -> axum::Router {
+        api::admin::router(self.health.clone())
+    }
+
+    /// Serves until `stop`. Then calls in progress get a moment, and tasks end where they are; their
+    /// work rows bring them back at the next start.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] as soon as the metadata store fails: nothing can be trusted to it any more.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        info!(address = %self.address, "controller serves");
+        let tasks = self.service.tasks.clone();
+        let (stopped, resumed) = (self.stop_tasks.clone(), tasks.clone());
+        self.tracker.spawn(async move {
+            let resuming = resumed.resume();
+            tokio::select! {
+                biased;
+                outcome = resuming => match outcome {
+                    Ok(()) => {}
+                    Err(error) => error!(%error, "unfinished tasks cannot be taken up"),
+                },
+                () = stopped.cancelled() => {}
+            }
+        });
+        let store = self.health.store.clone();
+        let hosts = self.service.hosts.clone();
+        let serving = api::serve::serve(self.listener, self.service, hosts, stop);
+        let outcome = tokio::select! {
+            biased;
+            reason = store.failed() => Err(Error::Metadata(reason)),
+            served = serving => served.map_err(Error::Serve),
+        };
+        self.stop_tasks.cancel();
+        drop(tasks);
+        drop(self.health);
+        self.tracker.close();
+        self.tracker.wait().await;
+        outcome
+    }
+}
+
+fn hosts(config: &Config) -> Result<Hosts, Error> {
+    let Some(store) = &config.store else {
+        return Ok(Hosts::default());
+    };
+    Ok(Hosts::Static {
+        advertised: endpoint(&store.advertised)?,
+        connect: endpoint(&store.connect)?,
+    })
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, Error> {
+    Endpoint::parse(text).map_err(|error| Error::Config(error.to_string()))
+}

@@ -1,0 +1,206 @@
+//! The calls we make to segment stores.
+//!
+//! [`SegmentStore`] stands between the tasks and the network. All calls may be repeated: what is
+//! already so stays so. The real implementation speaks the wire protocol and retries for about a
+//! second; that a task goes on for longer is the task's matter.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sarit_client::config::{ConnectionConfig, Retry};
+use sarit_client::connection::Pool;
+use sarit_client::segment::Segments;
+use sarit_client::segment::admin::SegmentPolicy;
+use sarit_env::{Net, Rng};
+use sarit_proto::controller::StreamConfig;
+use sarit_proto::ids::Offset;
+use sarit_proto::names::StreamSegment;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::placement::hosts::SharedHosts;
+
+/// A segment nobody makes: a store that says so answers.
+const PROBE: &str = "_system/probe/0.#epoch.0";
+
+/// Why a segment store did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// It cannot be reached or cannot answer now. It may still have been done.
+    #[error("segment store unavailable: {0}")]
+    Unavailable(String),
+    /// There is no such segment.
+    #[error("segment {0} does not exist on the segment store")]
+    Missing(String),
+    /// It never will do this.
+    #[error("segment store refused: {0}")]
+    Refused(String),
+}
+
+/// How much of a segment there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// The offset after its last byte.
+    pub(crate) length: Offset,
+}
+
+/// A segment store, as the controller uses it.
+#[async_trait]
+pub(crate) trait SegmentStore: Send + Sync {
+    /// Says why a call would certainly fail now, or nothing.
+    fn trouble(&self) -> Option<String>;
+    /// Makes a segment; fine if it exists.
+    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error>;
+    /// Changes how a segment's load is judged.
+    async fn set_policy(&self, segment: &StreamSegment, policy: SegmentPolicy)
+    -> Result<(), Error>;
+    /// Seals a segment; fine if it is.
+    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error>;
+    /// Drops what is below `offset`; fine if it is gone.
+    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error>;
+    /// Deletes a segment; fine if it does not exist.
+    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error>;
+    /// Finds out whether it answers at all.
+    async fn probe(&self) -> Result<(), Error>;
+    /// Measures a segment.
+    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error>;
+}
+
+/// A change of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Create(SegmentPolicy),
+    SetPolicy(SegmentPolicy),
+    Seal,
+    Truncate(Offset),
+    Delete,
+}
+
+impl Call {
+    /// Makes the call. A missing segment means that someone deleted it behind our back: what should be
+    /// done to it is pointless, and must not hold up its stream for ever.
+    pub(crate) async fn make(
+        self,
+        store: &dyn SegmentStore,
+        segment: &StreamSegment,
+    ) -> Result<(), Error> {
+        let outcome = match self {
+            Self::Create(policy) => store.create(segment, policy).await,
+            Self::SetPolicy(policy) => store.set_policy(segment, policy).await,
+            Self::Seal => store.seal(segment).await,
+            Self::Truncate(offset) => store.truncate(segment, offset).await,
+            Self::Delete => store.delete(segment).await,
+        };
+        match outcome {
+            Err(Error::Missing(segment)) => {
+                warn!(segment, "segment is missing on the segment store");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// Returns the policy that a stream's segments get.
+pub(crate) fn policy(config: &StreamConfig) -> SegmentPolicy {
+    let policy = config.scaling_policy.unwrap_or_default();
+    SegmentPolicy {
+        scale_type: u8::try_from(policy.scale_type).unwrap_or(0),
+        target_rate: if policy.scale_type == 0 {
+            0
+        } else {
+            policy.target_rate
+        },
+    }
+}
+
+/// The segment store at the other end of the wire protocol.
+pub(crate) struct WireStore {
+    segments: Segments,
+    hosts: SharedHosts,
+}
+
+impl WireStore {
+    /// Connects when first needed; `tasks` owns the connections.
+    pub(crate) fn new(net: Arc<dyn Net>, hosts: SharedHosts, rng: Rng, tasks: TaskTracker) -> Self {
+        let connections = ConnectionConfig {
+            per_store_max: 2,
+            connect_timeout_ms: 1_000,
+            request_timeout_ms: 10_000,
+            ..ConnectionConfig::default()
+        };
+        let retry = Retry {
+            delay_min_ms: 20,
+            delay_max_ms: 200,
+            deadline_ms: 1_000,
+        };
+        let pool = Pool::new(net, connections, tasks);
+        let segments = Segments::new(pool, hosts.clone(), retry, rng);
+        Self { segments, hosts }
+    }
+}
+
+#[async_trait]
+impl SegmentStore for WireStore {
+    fn trouble(&self) -> Option<String> {
+        match self.hosts.advertised() {
+            Some(_) => None,
+            None => self.hosts.trouble(),
+        }
+    }
+
+    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error> {
+        let created = self.segments.create(&segment.to_string(), policy).await;
+        created.map(drop).map_err(translate)
+    }
+
+    async fn set_policy(
+        &self,
+        segment: &StreamSegment,
+        policy: SegmentPolicy,
+    ) -> Result<(), Error> {
+        let updated = self
+            .segments
+            .update_policy(&segment.to_string(), policy)
+            .await;
+        updated.map_err(translate)
+    }
+
+    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error> {
+        let sealed = self.segments.seal(&segment.to_string()).await;
+        sealed.map_err(translate)
+    }
+
+    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error> {
+        let truncated = self.segments.truncate(&segment.to_string(), offset).await;
+        truncated.map_err(translate)
+    }
+
+    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error> {
+        let deleted = self.segments.delete(&segment.to_string()).await;
+        deleted.map(drop).map_err(translate)
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        match self.segments.info(PROBE).await.map_err(translate) {
+            Ok(_) | Err(Error::Missing(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error> {
+        let info = self.segments.info(&segment.to_string()).await;
+        let info = info.map_err(translate)?;
+        Ok(Extent {
+            length: info.length,
+        })
+    }
+}
+
+fn translate(error: sarit_client::Error) -> Error {
+    match error {
+        sarit_client::Error::NoSuchSegment(segment) => Error::Missing(segment),
+        error if error.is_retryable() => Error::Unavailable(error.to_string()),
+        error => Error::Refused(error.to_string()),
+    }
+}

@@ -1,0 +1,130 @@
+//! The key space on one screen. Names cannot contain `/`; tags cannot contain NUL.
+//!
+//! ```text
+//! s/{scope}                              Scope
+//! n/{scope}/{stream}                     Name: the stream's id, and whether clients may see it
+//! d/{scope}/{stream}                     Deleted: the segment number its next incarnation starts with
+//! t/{stream id}/conf                     Config
+//! t/{stream id}/state                    StreamState
+//! t/{stream id}/trunc                    Truncation, if it ever was truncated
+//! t/{stream id}/e/{epoch: 8 hex digits}  EpochRecord
+//! w/{stream id}                          Work: the unfinished task, at most one, so the stream's lock
+//! tag/{scope}/{tag} NUL {stream}         (empty) may be stale: the stream's Config decides
+//! rg/{scope}/{group}                     ReaderGroup
+//! sub/{scope}/{stream}/{scope}/{group}   Subscriber; may be stale: the group's record decides
+//! ```
+
+use std::fmt;
+
+use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
+
+/// The identity of a stream from creation to deletion; a new one for the same name has another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StreamId(pub(crate) u128);
+
+impl StreamId {
+    /// Takes 32 hex digits.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits = Some(text).filter(|text| text.len() == 32)?;
+        u128::from_str_radix(digits, 16).ok().map(Self)
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+pub(crate) const SCOPES: &str = "s/";
+pub(crate) const WORK: &str = "w/";
+
+pub(crate) fn scope(scope: &ScopeName) -> String {
+    format!("{SCOPES}{scope}")
+}
+
+pub(crate) fn names_in(scope: &ScopeName) -> String {
+    format!("n/{scope}/")
+}
+
+pub(crate) fn name(stream: &ScopedStream) -> String {
+    format!("n/{stream}")
+}
+
+pub(crate) fn deleted(stream: &ScopedStream) -> String {
+    format!("d/{stream}")
+}
+
+pub(crate) fn config(id: StreamId) -> String {
+    format!("t/{id}/conf")
+}
+
+pub(crate) fn state(id: StreamId) -> String {
+    format!("t/{id}/state")
+}
+
+pub(crate) fn truncation(id: StreamId) -> String {
+    format!("t/{id}/trunc")
+}
+
+pub(crate) fn epochs(id: StreamId) -> String {
+    format!("t/{id}/e/")
+}
+
+pub(crate) fn epoch(id: StreamId, number: i32) -> String {
+    format!("t/{id}/e/{number:08x}")
+}
+
+pub(crate) fn work(id: StreamId) -> String {
+    format!("{WORK}{id}")
+}
+
+pub(crate) fn tagged(scope: &ScopeName, tag: &str) -> String {
+    format!("tag/{scope}/{tag}\0")
+}
+
+pub(crate) fn tag(stream: &ScopedStream, tag: &str) -> String {
+    format!("{}{}", tagged(&stream.scope, tag), stream.stream)
+}
+
+pub(crate) fn groups_in(scope: &ScopeName) -> String {
+    format!("rg/{scope}/")
+}
+
+pub(crate) fn group(scope: &ScopeName, group: &StreamName) -> String {
+    format!("{}{group}", groups_in(scope))
+}
+
+pub(crate) fn subscribers(stream: &ScopedStream) -> String {
+    format!("sub/{stream}/")
+}
+
+pub(crate) fn subscriber(stream: &ScopedStream, subscriber: &str) -> String {
+    format!("{}{subscriber}", subscribers(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::KEY_BYTES_MAX;
+
+    #[test]
+    fn the_longest_keys_are_within_the_limit() {
+        let scope = ScopeName::new("s".repeat(255)).unwrap();
+        let stream = StreamName::new("t".repeat(255)).unwrap();
+        let stream = ScopedStream { scope, stream };
+        let longest = [
+            tag(&stream.mark(), &"t".repeat(256)),
+            subscriber(&stream.mark(), &stream.to_string()),
+        ];
+        for key in longest {
+            assert!(key.len() <= KEY_BYTES_MAX, "{} bytes", key.len());
+        }
+    }
+}

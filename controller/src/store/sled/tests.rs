@@ -1,0 +1,118 @@
+use std::io::Write as _;
+
+use sarit_env::disk::RealDisk;
+
+use super::*;
+use crate::store::conformance;
+
+async fn open(dir: &Path) -> Result<Arc<SledStore>, OpenError> {
+    open_sled(dir, Arc::new(RealDisk), &Rng::seeded(1)).await
+}
+
+async fn put(store: &SledStore, key: &str, value: &'static str) -> Revision {
+    let put = Transaction::new().put(key, value);
+    match store.commit(put).await.unwrap() {
+        Outcome::Committed(revision) => revision,
+        Outcome::Conflict => panic!("unexpected conflict"),
+    }
+}
+
+#[tokio::test]
+async fn it_conforms_in_one_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    conformance::run(&*open(dir.path()).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_conforms_with_threads_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    conformance::run(&*open(dir.path()).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn rows_and_revisions_outlive_a_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let first = put(&store, "a", "1").await;
+    store.close().await;
+    assert_eq!(store.get("a").await, Err(Error::Closed));
+    let store = open(dir.path()).await.unwrap();
+    assert_eq!(store.get("a").await.unwrap().unwrap().revision, first);
+    assert!(put(&store, "b", "2").await > first);
+}
+
+/// The files as they are when a process is killed, copied while the store still has them open.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_in_the_files_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    for round in 0..20 {
+        put(&store, &format!("row/{round:02}"), "x").await;
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(dir.path(), copy.path()).await;
+        let reopened = open(copy.path()).await.unwrap();
+        let page = reopened.range("row/", None, 100).await.unwrap();
+        assert_eq!(page.entries.len(), round + 1);
+        reopened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_moved_aside_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    put(&store, "a", "1").await;
+    store.close().await;
+    // Opening once more makes sled write a snapshot.
+    open(dir.path()).await.unwrap().close().await;
+    let meta = dir.path().join("meta");
+    let mut damaged = 0;
+    for entry in RealDisk.list(&meta).await.unwrap() {
+        if entry.name().starts_with("snap.") {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options
+                .write(true)
+                .truncate(true)
+                .open(&entry.path)
+                .unwrap();
+            file.write_all(b"not a snapshot, but long enough to be read")
+                .unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "sled wrote no snapshot to damage");
+    let store = open(dir.path()).await.unwrap();
+    assert_eq!(store.get("a").await.unwrap().unwrap().value, "1");
+}
+
+#[tokio::test]
+async fn many_small_and_large_rows_make_no_file_outside_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let long = "n".repeat(250);
+    for round in 0..40 {
+        let mut transaction = Transaction::new();
+        for number in 0..90 {
+            let key = format!("tag/{long}/{long}/{number}.{round}.{long}");
+            transaction = transaction.put(key, vec![7; 5000]);
+        }
+        assert_ne!(store.commit(transaction).await.unwrap(), Outcome::Conflict);
+    }
+    let blobs = RealDisk.list(&dir.path().join("meta/blobs")).await;
+    assert_eq!(blobs.unwrap(), []);
+}
+
+async fn copy_files(from: &Path, to: &Path) {
+    let mut folders = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = folders.pop() {
+        RealDisk.create_dir_all(&to).await.unwrap();
+        for entry in RealDisk.list(&from).await.unwrap() {
+            let target = to.join(entry.name());
+            if entry.is_dir {
+                folders.push((entry.path, target));
+            } else {
+                std::fs::copy(entry.path, target).unwrap();
+            }
+        }
+    }
+}

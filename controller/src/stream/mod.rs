@@ -1,0 +1,11 @@
+//! The rules of streams, as pure functions on values: no I/O, no clock, no runtime.
+//!
+//! - [`epoch`]: which segments were active when, and who succeeds whom;
+//! - [`stream_cuts`]: positions across a stream, their order, what lies between two of them;
+//! - [`lifecycle`]: which change is allowed in which state;
+//! - [`config`]: what a configuration may ask for.
+
+pub(crate) mod config;
+pub(crate) mod epoch;
+pub(crate) mod lifecycle;
+pub(crate) mod stream_cuts;

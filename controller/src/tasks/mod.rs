@@ -1,0 +1,487 @@
+//! Changes that outlive a crash.
+//!
+//! A change of a stream is one task at a time. It begins with a transaction that writes what is to be
+//! done into the stream's work row, goes on with calls to the segment store that may be repeated, and
+//! ends with a transaction that shows the result and removes the row. So after a crash anywhere the
+//! row says what is left, and doing all of it again is right. Rows left over are taken up at start-up,
+//! and before the next change of their stream.
+//!
+//! A task runs by itself: a caller that stops waiting does not stop it. Callers wait for
+//! [`PATIENCE`]; one that asks for the same again meanwhile joins the running task. A task whose
+//! segment store is away goes on trying, with a delay, until the controller stops; then the row stays.
+
+mod create_group;
+mod create_stream;
+mod delete_group;
+mod delete_stream;
+pub(crate) mod hints;
+mod seal_stream;
+#[cfg(test)]
+mod tests;
+mod truncate_stream;
+mod update_group;
+mod update_stream;
+
+pub(crate) use hints::subscriptions;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use parking_lot::Mutex;
+use sarit_env::{Clock, Rng};
+use sarit_proto::controller::{ReaderGroupConfiguration, StreamConfig};
+use sarit_proto::ids::{Offset, SegmentId};
+use sarit_proto::names::{ScopeName, ScopedStream, StreamName, StreamSegment};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use crate::metrics;
+use crate::segments::{self, Call, SegmentStore};
+use crate::store::catalog::{self, Catalog, PAGE, Row};
+use crate::store::keys::{self, StreamId};
+use crate::store::records::{Damaged, Job, Work};
+use crate::store::{self, Expect, Outcome, Transaction};
+
+/// How long a caller waits for a task before it is told to ask again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Most tasks at once; each is one entry of memory while its segment store is away.
+const TASKS_MAX: usize = 1024;
+/// How often a change is decided anew because something else changed first.
+const CONFLICTS_MAX: usize = 20;
+/// Calls to the segment store at once, per task.
+const CALLS_MAX: usize = 64;
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// What a caller wants of one stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Request {
+    /// Make it, with a configuration in normal form.
+    Create(StreamConfig),
+    /// Replace its configuration by another in normal form.
+    Update(StreamConfig),
+    /// Let it take no more events.
+    Seal,
+    /// Drop what is before a cut; numbers as the client gave them.
+    Truncate(BTreeMap<i64, i64>),
+    /// Remove it.
+    Delete,
+    /// Make a reader group and the stream of its state, which the task runs under.
+    CreateGroup(ReaderGroupConfiguration),
+    /// Replace a group's configuration.
+    UpdateGroup(ReaderGroupConfiguration),
+    /// Remove the group with this id.
+    DeleteGroup(String),
+    /// Finish what a crash interrupted.
+    Resume,
+}
+
+/// How a change ended. Refusals that have a status of their own are answers, not errors.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// It is so now.
+    Done,
+    /// There is one of that name already.
+    Exists,
+    /// The scope does not exist.
+    NoScope,
+    /// The stream or group does not exist.
+    NotThere,
+    /// The stream takes no more changes.
+    Sealed,
+    /// The stream must be sealed first.
+    NotSealed,
+    /// The group as it is stored.
+    Group(ReaderGroupConfiguration),
+    /// The group's new generation.
+    Generation(i64),
+    /// The caller knows an older state of the group, or another group of that name.
+    StaleGroup,
+}
+
+/// Why a change did not happen, or not for certain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The request can never succeed. Nothing changed.
+    #[error("{0}")]
+    Invalid(String),
+    /// This build cannot do it. Nothing changed.
+    #[error("{0} is not built yet")]
+    NotBuilt(&'static str),
+    /// It may have begun; it goes on by itself. Ask again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Too much is going on. Nothing changed.
+    #[error("{TASKS_MAX} changes are in progress, more cannot be started now")]
+    Overloaded,
+    /// The records cannot be read or written.
+    #[error(transparent)]
+    Metadata(#[from] catalog::Error),
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::TooLarge { .. } => Self::Invalid(error.to_string()),
+            error => Self::Metadata(error.into()),
+        }
+    }
+}
+
+impl From<Damaged> for Error {
+    fn from(error: Damaged) -> Self {
+        Self::Metadata(error.into())
+    }
+}
+
+impl From<segments::Error> for Error {
+    fn from(error: segments::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// What a decision led to.
+enum Begun {
+    /// All is done, or refused.
+    Answered(Answer),
+    /// The work row is written; once it is worked off, this is the answer.
+    Working(StreamId, Answer),
+    /// Something changed between reading and writing: decide anew.
+    Conflict,
+}
+
+/// What an outcome of the first transaction means for a decision.
+fn begun(outcome: Outcome, then: Begun) -> Begun {
+    match outcome {
+        Outcome::Committed(_) => then,
+        Outcome::Conflict => Begun::Conflict,
+    }
+}
+
+/// The running tasks; clones share them.
+#[derive(Clone)]
+pub(crate) struct Tasks(Arc<Context>);
+
+/// What a task works with.
+pub(crate) struct Context {
+    pub(crate) catalog: Catalog,
+    pub(crate) segments: Arc<dyn SegmentStore>,
+    pub(crate) clock: Clock,
+    pub(crate) rng: Rng,
+    running: Mutex<BTreeMap<ScopedStream, Running>>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Clone)]
+struct Running {
+    request: Request,
+    outcome: watch::Receiver<Option<Result<Answer>>>,
+}
+
+/// What to do about a stream's running task.
+enum Slot {
+    Join(Running),
+    WaitFor(Running),
+}
+
+impl Tasks {
+    /// Creates an engine that works until `stop`; `tracker` owns its tasks.
+    pub(crate) fn new(
+        catalog: Catalog,
+        segments: Arc<dyn SegmentStore>,
+        (clock, rng): (Clock, Rng),
+        tracker: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Context {
+            catalog,
+            segments,
+            clock,
+            rng,
+            running: Mutex::default(),
+            tracker,
+            stop,
+        }))
+    }
+
+    /// Does `request` and waits for its end, for [`PATIENCE`] at most. Cancel-safe: what has begun goes
+    /// on.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it is not finished by then.
+    pub(crate) async fn run(&self, stream: &ScopedStream, request: Request) -> Result<Answer> {
+        let deadline = Instant::now() + PATIENCE;
+        let late = || Error::Unavailable(format!("a change of {stream} is still in progress"));
+        loop {
+            let (mut running, joined) = match self.slot(stream, &request)? {
+                Slot::Join(running) => (running, true),
+                Slot::WaitFor(running) => (running, false),
+            };
+            let outcome = running.outcome.wait_for(Option::is_some);
+            let outcome = timeout_at(deadline, outcome).await.map_err(|_| late())?;
+            if joined {
+                let outcome = outcome.map(|outcome| outcome.clone());
+                let stopped = || Error::Unavailable("the controller is stopping".to_owned());
+                return outcome.ok().flatten().ok_or_else(stopped)?;
+            }
+        }
+    }
+
+    /// Finds or starts the stream's task.
+    fn slot(&self, stream: &ScopedStream, request: &Request) -> Result<Slot> {
+        let mut running = self.0.running.lock();
+        if let Some(other) = running.get(stream) {
+            let same = other.request == *request && request.may_be_joined();
+            let other = other.clone();
+            return Ok(if same {
+                Slot::Join(other)
+            } else {
+                Slot::WaitFor(other)
+            });
+        }
+        if running.len() >= TASKS_MAX {
+            return Err(Error::Overloaded);
+        }
+        let (done, outcome) = watch::channel(None);
+        let task = Running {
+            request: request.clone(),
+            outcome,
+        };
+        running.insert(stream.clone(), task.clone());
+        metrics::task_started();
+        let (context, stream, request) = (self.0.clone(), stream.clone(), request.clone());
+        self.0.tracker.spawn(async move {
+            let outcome = tokio::select! {
+                biased;
+                outcome = context.execute(&stream, &request) => outcome,
+                () = context.stop.cancelled() => {
+                    Err(Error::Unavailable("the controller is stopping".to_owned()))
+                }
+            };
+            debug!(%stream, kind = request.kind(), ?outcome, "task ended");
+            metrics::task_ended(request.kind());
+            context.running.lock().remove(&stream);
+            done.send_replace(Some(outcome));
+        });
+        Ok(Slot::Join(task))
+    }
+
+    /// Takes up what an earlier run left unfinished. Returns when all of it was tried.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        let store = self.0.catalog.store.clone();
+        let mut after: Option<String> = None;
+        loop {
+            let page = store.range(keys::WORK, after.as_deref(), PAGE).await?;
+            let Some((last, _)) = page.entries.last() else {
+                return Ok(());
+            };
+            after = Some(last.clone());
+            for (key, row) in page.entries {
+                let work: Work = store::records::decode(&key, &row.value)?;
+                let stream = named(&key, &work)?;
+                info!(%stream, "taking up an unfinished task");
+                match self.run(&stream, Request::Resume).await {
+                    Ok(_) | Err(Error::Unavailable(_)) => {}
+                    Err(error) => error!(%stream, %error, "unfinished task cannot go on"),
+                }
+            }
+        }
+    }
+
+    /// Returns the streams that are being changed, for people who look.
+    pub(crate) fn running(&self) -> Vec<(String, &'static str)> {
+        let running = self.0.running.lock();
+        let tasks = running.iter();
+        tasks
+            .map(|(stream, task)| (stream.to_string(), task.request.kind()))
+            .collect()
+    }
+
+    /// Returns what the tasks work with.
+    pub(crate) fn context(&self) -> &Context {
+        &self.0
+    }
+}
+
+impl Request {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create stream",
+            Self::Update(_) => "update stream",
+            Self::Seal => "seal stream",
+            Self::Truncate(_) => "truncate stream",
+            Self::Delete => "delete stream",
+            Self::CreateGroup(_) => "create reader group",
+            Self::UpdateGroup(_) => "update reader group",
+            Self::DeleteGroup(_) => "delete reader group",
+            Self::Resume => "resume",
+        }
+    }
+
+    /// Whether two callers who ask for the same may share the outcome. Of two who compare generations
+    /// only one may win.
+    fn may_be_joined(&self) -> bool {
+        !matches!(self, Self::UpdateGroup(_))
+    }
+}
+
+impl Context {
+    async fn execute(&self, stream: &ScopedStream, request: &Request) -> Result<Answer> {
+        for _ in 0..CONFLICTS_MAX {
+            self.finish_left_over(stream).await?;
+            let begun = match request {
+                Request::Create(config) => create_stream::begin(self, stream, config).await?,
+                Request::Update(config) => update_stream::begin(self, stream, config).await?,
+                Request::Seal => seal_stream::begin(self, stream).await?,
+                Request::Truncate(cut) => truncate_stream::begin(self, stream, cut).await?,
+                Request::Delete => delete_stream::begin(self, stream).await?,
+                Request::CreateGroup(config) => create_group::begin(self, stream, config).await?,
+                Request::UpdateGroup(config) => update_group::begin(self, stream, config).await?,
+                Request::DeleteGroup(id) => delete_group::begin(self, stream, id).await?,
+                Request::Resume => Begun::Answered(Answer::Done),
+            };
+            match begun {
+                Begun::Answered(answer) => return Ok(answer),
+                Begun::Working(id, answer) => {
+                    self.work_off(stream, id).await?;
+                    return Ok(answer);
+                }
+                Begun::Conflict => {}
+            }
+        }
+        Err(Error::Unavailable(format!(
+            "{stream} is changed by others all the time"
+        )))
+    }
+
+    /// Finishes the stream's unfinished task, if a crash left one.
+    async fn finish_left_over(&self, stream: &ScopedStream) -> Result<()> {
+        match self.catalog.name(stream).await? {
+            Some(found) => self.work_off(stream, found.id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Does what the work row says, until it is done.
+    async fn work_off(&self, stream: &ScopedStream, id: StreamId) -> Result<()> {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            let Some(work) = self.catalog.work(id).await? else {
+                return Ok(());
+            };
+            let unavailable = match self.work_once(stream, id, &work).await {
+                Err(Error::Unavailable(reason)) => reason,
+                other => return other,
+            };
+            warn!(%stream, reason = %unavailable, "task waits for the segment store");
+            metrics::task_retried(kind(&work.value));
+            let jitter = 0.5 + self.rng.f64() / 2.0;
+            tokio::time::sleep(delay.mul_f64(jitter)).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
+    }
+
+    async fn work_once(&self, stream: &ScopedStream, id: StreamId, work: &Row<Work>) -> Result<()> {
+        let key = keys::work(id);
+        let job = work.value.job.as_ref();
+        let job = job.ok_or_else(|| Damaged::new(&key, "names no known job"))?;
+        let done = Transaction::new()
+            .expect(&key, Expect::At(work.revision))
+            .delete(&key);
+        match job {
+            Job::Create(job) => create_stream::work(self, stream, id, job, done).await,
+            Job::Update(job) => update_stream::work(self, stream, id, job, done).await,
+            Job::Seal(_) => seal_stream::work(self, stream, id, done).await,
+            Job::Truncate(_) => truncate_stream::work(self, stream, id, done).await,
+            Job::Delete(job) => delete_stream::work(self, stream, id, job, done).await,
+        }
+    }
+
+    /// Ends a task. A conflict means that someone else has ended it.
+    async fn finish(&self, transaction: Transaction) -> Result<()> {
+        match self.catalog.store.commit(transaction).await? {
+            Outcome::Committed(_) | Outcome::Conflict => Ok(()),
+        }
+    }
+
+    /// Makes all calls, several at once. Stops at the first failure.
+    async fn call_all(&self, calls: Vec<(StreamSegment, Call)>) -> Result<()> {
+        let calls = calls.into_iter().map(|(segment, call)| {
+            let store = self.segments.clone();
+            async move { call.make(&*store, &segment).await }
+        });
+        let mut calls = stream::iter(calls).buffer_unordered(CALLS_MAX);
+        while let Some(outcome) = calls.next().await {
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Measures the segments, several at once; a missing one has no bytes.
+    async fn lengths(&self, segments: Vec<StreamSegment>) -> Result<BTreeMap<SegmentId, Offset>> {
+        let calls = segments.into_iter().map(|segment| {
+            let store = self.segments.clone();
+            async move {
+                match store.extent(&segment).await {
+                    Ok(extent) => Ok((segment.id, extent.length)),
+                    Err(segments::Error::Missing(_)) => Ok((segment.id, Offset(0))),
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        let mut calls = stream::iter(calls).buffer_unordered(CALLS_MAX);
+        let mut lengths = BTreeMap::new();
+        while let Some(outcome) = calls.next().await {
+            let (id, length) = outcome?;
+            lengths.insert(id, length);
+        }
+        Ok(lengths)
+    }
+
+    /// Refuses to begin what would have to wait for a segment store at once.
+    fn check_store(&self) -> Result<()> {
+        match self.segments.trouble() {
+            Some(trouble) => Err(Error::Unavailable(trouble)),
+            None => Ok(()),
+        }
+    }
+
+    fn new_id(&self) -> StreamId {
+        StreamId(self.rng.u128())
+    }
+}
+
+fn work_row(stream: &ScopedStream, job: Job) -> bytes::Bytes {
+    store::records::encode(&Work {
+        scope: stream.scope.to_string(),
+        stream: stream.stream.to_string(),
+        job: Some(job),
+    })
+}
+
+fn named(key: &str, work: &Work) -> Result<ScopedStream> {
+    let wrong = |error| Damaged::new(key, error);
+    Ok(ScopedStream {
+        scope: ScopeName::occurring(&work.scope).map_err(wrong)?,
+        stream: StreamName::occurring(&work.stream).map_err(wrong)?,
+    })
+}
+
+fn kind(work: &Work) -> &'static str {
+    match &work.job {
+        Some(Job::Create(_)) => "create stream",
+        Some(Job::Update(_)) => "update stream",
+        Some(Job::Seal(_)) => "seal stream",
+        Some(Job::Truncate(_)) => "truncate stream",
+        Some(Job::Delete(_)) => "delete stream",
+        None => "unknown",
+    }
+}

@@ -1,0 +1,232 @@
+//! What tests put in place of the segment store, and a way to crash between any two effects.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use sarit_client::segment::admin::SegmentPolicy;
+use sarit_proto::ids::Offset;
+use sarit_proto::names::StreamSegment;
+
+use crate::segments::{Error, Extent, SegmentStore};
+use crate::store::{self, MemoryStore, MetaStore, Outcome, Page, Transaction, Versioned};
+
+/// A segment without bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fake {
+    pub(crate) policy: SegmentPolicy,
+    pub(crate) start: u64,
+    pub(crate) length: u64,
+    pub(crate) sealed: bool,
+}
+
+/// Segments in memory. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemorySegments {
+    segments: Arc<Mutex<BTreeMap<String, Fake>>>,
+    away: Arc<AtomicBool>,
+}
+
+impl MemorySegments {
+    pub(crate) fn all(&self) -> BTreeMap<String, Fake> {
+        self.segments.lock().clone()
+    }
+
+    /// Makes a segment as long as if events had been written.
+    pub(crate) fn grow(&self, segment: &str, length: u64) {
+        let mut segments = self.segments.lock();
+        segments.get_mut(segment).expect("it was created").length = length;
+    }
+
+    /// Makes every call fail, or no longer.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
+    }
+
+    fn with<R>(
+        &self,
+        segment: &StreamSegment,
+        change: impl FnOnce(&mut Fake) -> R,
+    ) -> Result<R, Error> {
+        self.check()?;
+        let name = segment.to_string();
+        let mut segments = self.segments.lock();
+        let found = segments.get_mut(&name);
+        found.map(change).ok_or(Error::Missing(name))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.away.load(Ordering::Relaxed) {
+            true => Err(Error::Unavailable("it is away".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl SegmentStore for MemorySegments {
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error> {
+        self.check()?;
+        let fake = Fake {
+            policy,
+            ..Fake::default()
+        };
+        self.segments
+            .lock()
+            .entry(segment.to_string())
+            .or_insert(fake);
+        Ok(())
+    }
+
+    async fn set_policy(
+        &self,
+        segment: &StreamSegment,
+        policy: SegmentPolicy,
+    ) -> Result<(), Error> {
+        self.with(segment, |fake| fake.policy = policy)
+    }
+
+    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error> {
+        self.with(segment, |fake| fake.sealed = true)
+    }
+
+    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error> {
+        let cut = self.with(segment, |fake| {
+            let possible = offset.0 <= fake.length;
+            if possible {
+                fake.start = fake.start.max(offset.0);
+            }
+            possible
+        })?;
+        match cut {
+            true => Ok(()),
+            false => Err(Error::Refused("beyond the tail".to_owned())),
+        }
+    }
+
+    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error> {
+        self.check()?;
+        self.segments.lock().remove(&segment.to_string());
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.check()
+    }
+
+    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error> {
+        self.with(segment, |fake| Extent {
+            length: Offset(fake.length),
+        })
+    }
+}
+
+/// Lets a number of effects happen; whoever comes later waits for ever, as if the process had died.
+#[derive(Clone, Debug)]
+pub(crate) struct Fuse {
+    left: Arc<AtomicUsize>,
+    blown: Arc<AtomicBool>,
+}
+
+impl Fuse {
+    pub(crate) fn after(effects: usize) -> Self {
+        Self {
+            left: Arc::new(AtomicUsize::new(effects)),
+            blown: Arc::default(),
+        }
+    }
+
+    pub(crate) fn is_blown(&self) -> bool {
+        self.blown.load(Ordering::Relaxed)
+    }
+
+    async fn burn(&self) {
+        let take = |left: usize| left.checked_sub(1);
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        if taken.is_err() {
+            self.blown.store(true, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Something whose effects burn a fuse.
+#[derive(Clone, Debug)]
+pub(crate) struct Fused<T>(pub(crate) T, pub(crate) Fuse);
+
+#[async_trait]
+impl MetaStore for Fused<MemoryStore> {
+    async fn get(&self, key: &str) -> Result<Option<Versioned>, store::Error> {
+        self.0.get(key).await
+    }
+
+    async fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, store::Error> {
+        self.0.range(prefix, after, limit).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, store::Error> {
+        self.1.burn().await;
+        self.0.commit(transaction).await
+    }
+
+    async fn failed(&self) -> String {
+        self.0.failed().await
+    }
+}
+
+#[async_trait]
+impl SegmentStore for Fused<MemorySegments> {
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.create(segment, policy).await
+    }
+
+    async fn set_policy(
+        &self,
+        segment: &StreamSegment,
+        policy: SegmentPolicy,
+    ) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.set_policy(segment, policy).await
+    }
+
+    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.seal(segment).await
+    }
+
+    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.truncate(segment, offset).await
+    }
+
+    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.delete(segment).await
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.0.probe().await
+    }
+
+    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error> {
+        self.0.extent(segment).await
+    }
+}
