@@ -1,5 +1,6 @@
 //! The engine on files runs the suite, over a simulated disk and a real one.
 
+mod crash_states;
 mod damage;
 mod space;
 
