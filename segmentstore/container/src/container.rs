@@ -29,13 +29,13 @@ const TABLE_BYTES_MAX: usize = 2 << 20;
 
 /// A handle of a container: the owner of many segments and one log. Clones are the same container.
 #[derive(Clone, Debug)]
-pub struct Container(Arc<Inner>);
+pub struct Container(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    shared: Arc<Shared>,
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
     appends: mpsc::Sender<Batch>,
-    requests: mpsc::Sender<Request>,
+    pub(crate) requests: mpsc::Sender<Request>,
     ended: CancellationToken,
     next_appender: AtomicU64,
 }

@@ -24,6 +24,8 @@ mod recovery;
 mod shared;
 mod state;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
 pub use container::{

@@ -75,6 +75,8 @@ pub(crate) async fn open(
         waiters: Waiters::new(config.waiters),
         metrics,
         stopping: CancellationToken::new(),
+        #[cfg(test)]
+        trace: parking_lot::Mutex::default(),
         config,
     });
     let (appends, appends_inbox) = mpsc::channel(shared.config.inbox.max(1));

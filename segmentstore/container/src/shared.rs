@@ -26,6 +26,10 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Set when the container stops or has failed: nothing is answered from its state any more.
     pub(crate) stopping: CancellationToken,
+    /// The order of all operations: the connection of an append, `None` for a request, and the number
+    /// of the next operation behind it.
+    #[cfg(test)]
+    pub(crate) trace: parking_lot::Mutex<Vec<(Option<u64>, u64)>>,
 }
 
 impl Drop for Shared {

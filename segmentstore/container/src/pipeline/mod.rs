@@ -222,6 +222,8 @@ impl Pipeline {
             && let Some(request) = self.waiting.pop_front()
         {
             let reply = self.perform(&state, request);
+            #[cfg(test)]
+            self.trace(None);
             self.answer(reply);
         }
         while !self.full
@@ -236,9 +238,17 @@ impl Pipeline {
                 break;
             }
             self.sequence_append(&state, &to, operation);
+            #[cfg(test)]
+            self.trace(Some(to.number));
         }
         drop(state);
         reply::release(self.shared.id, &mut self.ready);
+    }
+
+    #[cfg(test)]
+    fn trace(&self, connection: Option<u64>) {
+        let next_seq = self.speculation.next_seq();
+        self.shared.trace.lock().push((connection, next_seq));
     }
 
     fn has_room(&self, bytes: usize) -> bool {

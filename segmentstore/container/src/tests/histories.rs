@@ -1,0 +1,558 @@
+//! Random histories, with frames that take their time and crashes at any moment.
+//!
+//! Every answer is compared with the serial model's at the same place in the order, and after a crash
+//! whatever anyone was told, by an answer or by a read, must still be true.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sarit_env::{Clock, Rng};
+use sarit_proto::ids::{AttributeId, ContainerId, NULL_ATTRIBUTE, WriterId};
+use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
+use sarit_wal::Wal;
+use sarit_wal::memory::{Memory, MemoryFaults};
+use tokio::sync::{mpsc, oneshot};
+
+use super::model::{Answer, Model, Operation, Segment};
+use crate::pipeline::reply::Caller;
+use crate::pipeline::{Request, Wish};
+use crate::{
+    AppendOp, Appender, Config, Container, Error, Kind, MemoryBudget, Offset, Outcomes, Parts,
+    Permit, Running,
+};
+
+const CONNECTIONS: u64 = 3;
+const ACTIONS: u64 = 250;
+
+/// What was asked, and the answer once there is one.
+struct Asked {
+    name: Arc<str>,
+    operation: Operation,
+    answer: Option<Answer>,
+}
+
+/// What a reader saw of a segment, and how long the order was then.
+struct Peek {
+    name: Arc<str>,
+    seen: Option<Segment>,
+    at: usize,
+}
+
+/// One life of the container.
+struct Life {
+    rng: Rng,
+    container: Container,
+    running: Option<Running>,
+    connections: Vec<Connection>,
+    requests: Vec<(Asked, Waiting)>,
+    peeks: Vec<Peek>,
+}
+
+struct Connection {
+    appender: Appender,
+    outcomes: mpsc::UnboundedReceiver<Outcomes>,
+    asked: Vec<Asked>,
+}
+
+enum Waiting {
+    Nothing(oneshot::Receiver<Result<(), Error>>),
+    Offset(oneshot::Receiver<Result<Offset, Error>>),
+    Flag(oneshot::Receiver<Result<bool, Error>>),
+    Versions(oneshot::Receiver<Result<Vec<i64>, Error>>),
+}
+
+impl Waiting {
+    /// Returns the answer if there is one that says anything.
+    fn answer(&mut self) -> Option<Answer> {
+        fn map<T>(
+            receiver: &mut oneshot::Receiver<Result<T, Error>>,
+            wrap: impl FnOnce(T) -> Answer,
+        ) -> Option<Answer> {
+            match receiver.try_recv().ok()? {
+                Ok(value) => Some(wrap(value)),
+                Err(error) => refusal(error),
+            }
+        }
+        match self {
+            Self::Nothing(receiver) => map(receiver, |()| Answer::Nothing),
+            Self::Offset(receiver) => map(receiver, Answer::Offset),
+            Self::Flag(receiver) => map(receiver, Answer::Flag),
+            Self::Versions(receiver) => map(receiver, Answer::Versions),
+        }
+    }
+}
+
+fn refusal(error: Error) -> Option<Answer> {
+    match error {
+        Error::Stopping | Error::OutcomeUnknown => None,
+        error => Some(Answer::Refused(format!("{error:?}"))),
+    }
+}
+
+fn channel<T>() -> (Caller<T>, oneshot::Receiver<Result<T, Error>>) {
+    oneshot::channel()
+}
+
+impl Life {
+    async fn open(rng: Rng, memory: &Memory) -> Self {
+        let wal = Wal::memory(memory);
+        let parts = Parts {
+            clock: Clock::from_fn(|| 5),
+            rng: rng.split(),
+            memory: MemoryBudget::default(),
+        };
+        let config = Config {
+            frame_bytes: 512,
+            frame_operations: 12,
+            ..Config::default()
+        };
+        let opened = Container::open(ContainerId(3), &wal, parts, config).await;
+        let (container, running) = opened.expect("the log is whole");
+        let connections = (0..CONNECTIONS).map(|_| {
+            let (sender, outcomes) = mpsc::unbounded_channel();
+            Connection {
+                appender: container.appender(sender),
+                outcomes,
+                asked: Vec::new(),
+            }
+        });
+        Self {
+            connections: connections.collect(),
+            rng,
+            container,
+            running: Some(running),
+            requests: Vec::new(),
+            peeks: Vec::new(),
+        }
+    }
+
+    fn name(&self) -> Arc<str> {
+        let names = ["a", "b", "c", "t"];
+        names[self.rng.below(4) as usize].into()
+    }
+
+    async fn act(&mut self, memory: &Memory) {
+        match self.rng.below(100) {
+            0..50 => self.append().await,
+            50..80 => self.request(),
+            80..88 => self.peek().await,
+            88..96 => tokio::time::sleep(Duration::from_micros(self.rng.below(3000))).await,
+            96.. => memory.set_faults(MemoryFaults {
+                latency: Duration::from_micros(self.rng.below(4) * self.rng.below(1000)),
+                ..MemoryFaults::default()
+            }),
+        }
+    }
+
+    async fn append(&mut self) {
+        let connection = self.rng.below(CONNECTIONS) as usize;
+        let mut batch = Vec::new();
+        for _ in 0..1 + self.rng.below(6) {
+            let name = self.name();
+            // A writer keeps to one connection, as clients do.
+            let writer = WriterId(u128::from(connection as u64 * 2 + self.rng.below(2)));
+            let token = self.connections[connection].asked.len() as u64;
+            let operation = if self.rng.chance(0.2) {
+                Operation::Setup { writer }
+            } else {
+                let fill = self.rng.u64() as u8;
+                let size = if self.rng.chance(0.02) { 2000 } else { 40 };
+                let expected = self.rng.chance(0.3).then(|| self.likely_length(&name));
+                Operation::Append {
+                    writer,
+                    // Mostly rising, sometimes repeated.
+                    number: (token + self.rng.below(4)) as i64,
+                    events: 1 + self.rng.below(3) as u32,
+                    expected,
+                    data: vec![fill; self.rng.below(size) as usize].into(),
+                }
+            };
+            batch.push(to_append(&name, &operation, token, &self.rng));
+            self.connections[connection].asked.push(Asked {
+                name,
+                operation,
+                answer: None,
+            });
+        }
+        let submitted = self.connections[connection].appender.submit(batch).await;
+        submitted.expect("is running");
+    }
+
+    /// Returns a length that has some chance to be the right one.
+    fn likely_length(&self, name: &Arc<str>) -> u64 {
+        let state = self.container.0.shared.state.read();
+        state
+            .find(name)
+            .map_or(0, |(_, segment)| segment.length + 20 * self.rng.below(2))
+    }
+
+    fn request(&mut self) {
+        let rng = &self.rng;
+        let name = self.name();
+        let key = || Bytes::from(vec![b'k', rng.below(5) as u8]);
+        let version = |key: &Bytes| match rng.below(4) {
+            0 => TableKey::NOT_EXISTS,
+            1 => {
+                let state = self.container.0.shared.state.read();
+                let table = state.find(&name).and_then(|(_, s)| s.table.as_ref());
+                let version = table.and_then(|table| table.version(key));
+                version.map_or(7, |version| version as i64)
+            }
+            _ => TableKey::NO_VERSION,
+        };
+        let table_key = || {
+            let key = key();
+            let version = version(&key);
+            TableKey { key, version }
+        };
+        let length = rng.chance(0.1).then(|| self.likely_length(&name) as i64);
+        let operation = match rng.below(20) {
+            0..4 => {
+                let table = &*name == "t";
+                let key_length = 0;
+                let kind = if table {
+                    Kind::Table { key_length }
+                } else {
+                    Kind::Stream
+                };
+                Operation::Create(kind, vec![(AttributeId(99), 1)])
+            }
+            4 => Operation::Seal,
+            5..8 => Operation::Truncate(rng.below(1 + self.likely_length(&name))),
+            8 => Operation::Delete {
+                empty_table: rng.chance(0.5),
+            },
+            9..13 => {
+                let values = [NULL_ATTRIBUTE, 0, 1, 2];
+                let value = || values[rng.below(4) as usize];
+                Operation::UpdateAttribute(
+                    AttributeId(99 + u128::from(rng.below(2))),
+                    value(),
+                    value(),
+                )
+            }
+            13..18 => {
+                let entry = |_| TableEntry {
+                    key: table_key(),
+                    value: TableValue(vec![b'v'; rng.below(30) as usize].into()),
+                };
+                Operation::TableUpdate((0..rng.below(4)).map(entry).collect(), length)
+            }
+            18.. => {
+                let keys = (0..rng.below(3)).map(|_| table_key()).collect();
+                Operation::TableRemove(keys, length)
+            }
+        };
+        let (wish, waiting) = to_wish(&operation);
+        let request = Request {
+            segment: name.clone(),
+            wish,
+        };
+        if self.container.0.requests.try_send(request).is_ok() {
+            let asked = Asked {
+                name,
+                operation,
+                answer: None,
+            };
+            self.requests.push((asked, waiting));
+        }
+    }
+
+    /// Looks at one segment through the public API.
+    async fn peek(&mut self) {
+        let name = self.name();
+        let seen = look(&self.container, &name).await;
+        let at = self.container.0.shared.trace.lock().len();
+        self.peeks.push(Peek { name, seen, at });
+    }
+
+    /// Takes all answers that have been given.
+    fn collect(&mut self) {
+        for connection in &mut self.connections {
+            while let Ok(outcomes) = connection.outcomes.try_recv() {
+                assert_eq!(outcomes.container, ContainerId(3));
+                for outcome in outcomes.list {
+                    let asked = &mut connection.asked[outcome.token as usize];
+                    assert!(asked.answer.is_none(), "one answer each");
+                    asked.answer = match outcome.result {
+                        Ok(done) => Some(Answer::Append(done)),
+                        Err(error) => refusal(error),
+                    };
+                }
+            }
+        }
+        for (asked, waiting) in &mut self.requests {
+            if asked.answer.is_none() {
+                asked.answer = waiting.answer();
+            }
+        }
+    }
+
+    /// Compares all that was told with the model, from `model` on. `durable` is the number of the next
+    /// operation that the log is known to hold. Returns the model at that point.
+    fn verify(mut self, mut model: Model, durable: u64, all_answered: bool) -> Model {
+        let order = std::mem::take(&mut *self.container.0.shared.trace.lock());
+        let mut appends: BTreeMap<u64, VecDeque<Asked>> = BTreeMap::new();
+        for (number, connection) in self.connections.drain(..).enumerate() {
+            appends.insert(number as u64, connection.asked.into());
+        }
+        let mut requests: VecDeque<_> = self.requests.drain(..).map(|(asked, _)| asked).collect();
+        let mut peeks = std::mem::take(&mut self.peeks);
+        let matches = |peek: &Peek, model: &Model, at: usize| {
+            peek.at >= at && model.0.get(&peek.name).map(visible) == peek.seen
+        };
+        peeks.retain(|peek| !matches(peek, &model, 0));
+        for (at, (connection, next_seq)) in order.into_iter().enumerate() {
+            let asked = match connection {
+                Some(number) => appends.get_mut(&number).and_then(VecDeque::pop_front),
+                None => requests.pop_front(),
+            };
+            let asked = asked.expect("only what was asked is in the order");
+            let kept = next_seq <= durable;
+            if kept {
+                let expected = model.perform(&asked.name, &asked.operation);
+                if let Some(answer) = &asked.answer {
+                    assert_eq!(
+                        answer, &expected,
+                        "{at}: {:?} {:?}",
+                        asked.name, asked.operation
+                    );
+                }
+                assert!(
+                    asked.answer.is_some() || !all_answered,
+                    "{at} has no answer"
+                );
+                peeks.retain(|peek| !matches(peek, &model, at + 1));
+            } else {
+                // Not in the log: nobody may have been told anything that rests on it.
+                assert!(
+                    asked.answer.is_none(),
+                    "{at}: {:?} was answered",
+                    asked.operation
+                );
+            }
+        }
+        if let Some(peek) = peeks.first() {
+            panic!(
+                "{} was seen as {:?}, at or before {}",
+                peek.name, peek.seen, peek.at
+            );
+        }
+        let left = requests.iter().chain(appends.values().flatten());
+        let left = left.filter(|asked| asked.answer.is_some()).count();
+        assert_eq!(left, 0, "answered, but never in the order");
+        model
+    }
+}
+
+/// Returns the segment as a reader can see it.
+fn visible(segment: &Segment) -> Segment {
+    let mut seen = segment.clone();
+    seen.bytes.drain(..seen.start as usize);
+    seen.numbers.retain(|_, value| *value != NULL_ATTRIBUTE);
+    seen
+}
+
+async fn look(container: &Container, name: &Arc<str>) -> Option<Segment> {
+    let state = container.0.shared.state.read().clone();
+    let (_, segment) = state.find(name)?;
+    let mut seen = Segment::from_state(segment);
+    let mut offset = segment.start;
+    while offset < segment.length && segment.table.is_none() {
+        let read = container.read(name, Offset(offset), 100, Duration::ZERO);
+        let read = read.await.expect("is there");
+        assert!(!read.data.is_empty());
+        let left = (segment.length - offset) as usize;
+        seen.bytes
+            .extend_from_slice(&read.data[..read.data.len().min(left)]);
+        offset += read.data.len() as u64;
+    }
+    Some(seen)
+}
+
+impl Segment {
+    fn from_state(segment: &crate::state::Segment) -> Self {
+        let mut model = Self::default();
+        model.start = segment.start;
+        model.sealed = segment.sealed;
+        model.numbers = segment.numbers.iter().collect();
+        if segment.events != NULL_ATTRIBUTE {
+            model
+                .numbers
+                .insert(AttributeId::EVENT_COUNT, segment.events);
+        }
+        if let Some(table) = &segment.table {
+            model.make_table(segment.length);
+            for (key, version, value) in table.iter() {
+                let entry = (version as i64, value.clone());
+                model.entries.insert(key.clone(), entry);
+            }
+        }
+        model
+    }
+}
+
+fn to_append(name: &Arc<str>, operation: &Operation, token: u64, rng: &Rng) -> AppendOp {
+    match operation {
+        Operation::Setup { writer } => AppendOp::Setup {
+            segment: name.clone(),
+            writer: *writer,
+            token,
+        },
+        Operation::Append {
+            writer,
+            number,
+            events,
+            expected,
+            data,
+        } => {
+            let split = rng.below(data.len() as u64 + 1) as usize;
+            AppendOp::Append {
+                segment: name.clone(),
+                writer: *writer,
+                token,
+                last_event_number: *number,
+                event_count: *events,
+                expected_offset: expected.map(Offset),
+                data: [data.slice(..split), data.slice(split..)]
+                    .into_iter()
+                    .collect(),
+                permit: Permit::none(),
+            }
+        }
+        other => unreachable!("{other:?} is a request"),
+    }
+}
+
+fn to_wish(operation: &Operation) -> (Wish, Waiting) {
+    match operation.clone() {
+        Operation::Append { .. } | Operation::Setup { .. } => unreachable!("not a request"),
+        Operation::Create(kind, attributes) => {
+            let (caller, waiting) = channel();
+            (
+                Wish::Create(kind, attributes, caller),
+                Waiting::Nothing(waiting),
+            )
+        }
+        Operation::Seal => {
+            let (caller, waiting) = channel();
+            (Wish::Seal(caller), Waiting::Offset(waiting))
+        }
+        Operation::Truncate(at) => {
+            let (caller, waiting) = channel();
+            (
+                Wish::Truncate(Offset(at), caller),
+                Waiting::Nothing(waiting),
+            )
+        }
+        Operation::Delete { empty_table } => {
+            let (caller, waiting) = channel();
+            let wish = Wish::Delete {
+                empty_table,
+                caller,
+            };
+            (wish, Waiting::Nothing(waiting))
+        }
+        Operation::UpdateAttribute(id, new, expected) => {
+            let (caller, waiting) = channel();
+            let wish = Wish::UpdateAttribute(id, new, expected, caller);
+            (wish, Waiting::Flag(waiting))
+        }
+        Operation::TableUpdate(entries, length) => {
+            let (caller, waiting) = channel();
+            let wish = Wish::TableUpdate(entries, length, caller);
+            (wish, Waiting::Versions(waiting))
+        }
+        Operation::TableRemove(keys, length) => {
+            let (caller, waiting) = channel();
+            (
+                Wish::TableRemove(keys, length, caller),
+                Waiting::Nothing(waiting),
+            )
+        }
+    }
+}
+
+/// Lives several lives over one log and returns a number that tells runs apart.
+async fn history(seed: u64) -> u64 {
+    let rng = Rng::seeded(seed);
+    let memory = Memory::default();
+    let mut model = Model::default();
+    let mut digest = 0_u64;
+    for _ in 0..3 {
+        let mut life = Life::open(rng.split(), &memory).await;
+        for (name, segment) in &model.0 {
+            let seen = look(&life.container, name).await;
+            assert_eq!(seen, Some(visible(segment)), "{name} after recovery");
+        }
+        let count = life.container.0.shared.state.read().len();
+        assert_eq!(count, model.0.len(), "segments after recovery");
+        for _ in 0..ACTIONS {
+            life.act(&memory).await;
+            if rng.chance(0.3) {
+                tokio::task::yield_now().await;
+            }
+        }
+        let crash = rng.chance(0.7);
+        if crash {
+            memory.crash(&rng);
+            life.collect();
+            // Frames in flight fail now; an idle container would not notice.
+            for _ in 0..rng.below(10) {
+                tokio::task::yield_now().await;
+            }
+            life.running.take();
+            tokio::task::yield_now().await;
+            life.collect();
+        } else {
+            life.container.stop().await;
+            life.running
+                .take()
+                .expect("runs")
+                .await
+                .expect("stops in order");
+            life.collect();
+        }
+        let durable = {
+            let wal = Wal::memory(&memory);
+            let log = wal.open_log(sarit_wal::LogId(3)).await.expect("opens");
+            let state = crate::state::State::new(crate::state::Seeded(1));
+            let state = crate::recovery::replay(log.replay, state).await;
+            state.expect("the log is whole").next_seq
+        };
+        digest = digest.rotate_left(7) ^ life.container.digest() ^ durable;
+        model = life.verify(model, durable, !crash);
+    }
+    digest
+}
+
+fn run(seed: u64) -> u64 {
+    println!("seed {seed}: replay with SARIT_SEED={seed}");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
+    runtime.expect("a runtime").block_on(history(seed))
+}
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("SARIT_SEED") {
+        Ok(seed) => vec![seed.parse().expect("SARIT_SEED is a number")],
+        Err(_) => (0..100).collect(),
+    }
+}
+
+#[test]
+fn every_answer_is_that_of_a_serial_container_and_outlives_a_crash() {
+    for seed in seeds() {
+        run(seed);
+    }
+}
+
+#[test]
+fn one_seed_gives_one_history() {
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7), run(8));
+}

@@ -1,0 +1,4 @@
+//! Random histories against a serial model.
+
+mod histories;
+mod model;
