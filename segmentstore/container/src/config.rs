@@ -14,7 +14,7 @@ pub struct Config {
     /// Batches of appends, and other requests, that may wait to be put in order. More hide bursts, at
     /// the price of latency when the log is the bottleneck.
     pub inbox: usize,
-    /// Most readers that wait at the tail of segments. Beyond, a read is answered after a second.
+    /// Most readers that wait at the tail of segments and are woken; others look once a second.
     pub waiters: usize,
     /// Most bytes of one read.
     pub read_bytes: usize,

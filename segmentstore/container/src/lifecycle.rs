@@ -95,14 +95,29 @@ pub(crate) async fn open(
     Ok((container, Running(tasks)))
 }
 
+/// What has to happen when the task ends, also when it is aborted.
+struct Ending {
+    shared: Arc<Shared>,
+    ended: CancellationToken,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Handles may outlive the container for long; its frames should not.
+        self.shared.forget_frames();
+        self.shared.stopping.cancel();
+        self.ended.cancel();
+    }
+}
+
 /// Runs the sequencer, then closes the log.
 async fn serve(
     shared: Arc<Shared>,
     pipeline: Pipeline,
     ended: CancellationToken,
 ) -> Result<(), Error> {
-    // Also set when this task is aborted.
-    let _ended = ended.drop_guard();
+    let ending = Ending { shared, ended };
+    let shared = &ending.shared;
     let outcome = pipeline.run(shared.stopping.clone()).await;
     shared.stopping.cancel();
     match &outcome {

@@ -32,9 +32,17 @@ pub(crate) struct Shared {
     pub(crate) trace: parking_lot::Mutex<Vec<(Option<u64>, u64)>>,
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
+impl Shared {
+    /// Gives the memory of all frames back.
+    pub(crate) fn forget_frames(&self) {
         self.memory.frames().forget(self.owner);
         self.memory.blocks().forget(self.owner);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Readers may have brought some after the end.
+        self.forget_frames();
     }
 }

@@ -4,20 +4,24 @@
 //! whatever anyone was told, by an answer or by a read, must still be true.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sarit_env::{Clock, Rng};
+use sarit_env::sim::{DiskFaults, SimDisk};
+use sarit_env::{Clock, Disk, Rng};
 use sarit_proto::ids::{AttributeId, ContainerId, NULL_ATTRIBUTE, WriterId};
 use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
-use sarit_wal::Wal;
 use sarit_wal::memory::{Memory, MemoryFaults};
+use sarit_wal::{LogId, Wal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::model::{Answer, Model, Operation, Segment};
 use crate::pipeline::reply::Caller;
 use crate::pipeline::{Request, Wish};
+use crate::recovery;
+use crate::state::{Seeded, State};
 use crate::{
     AppendOp, Appender, Config, Container, Error, Kind, MemoryBudget, Offset, Outcomes, Parts,
     Permit, Running,
@@ -25,6 +29,47 @@ use crate::{
 
 const CONNECTIONS: u64 = 3;
 const ACTIONS: u64 = 250;
+
+/// Where the log lives; outlives the container.
+enum Store {
+    Memory(Memory),
+    Disk(SimDisk),
+}
+
+impl Store {
+    async fn wal(&self, rng: &Rng) -> Wal {
+        match self {
+            Self::Memory(memory) => Wal::memory(memory),
+            Self::Disk(disk) => {
+                let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+                let (clock, config) = (Clock::from_fn(|| 5), sarit_wal::Config::tiny());
+                let dir = Path::new("/data");
+                let wal = Wal::open_local(disk, dir, config, [7; 16], clock, rng.split()).await;
+                wal.expect("the disk works")
+            }
+        }
+    }
+
+    fn slow(&self, latency: Duration) {
+        match self {
+            Self::Memory(memory) => memory.set_faults(MemoryFaults {
+                latency,
+                ..MemoryFaults::default()
+            }),
+            Self::Disk(disk) => disk.set_faults(DiskFaults {
+                sync_time_max: latency,
+                ..DiskFaults::default()
+            }),
+        }
+    }
+
+    fn crash(&self, rng: &Rng) {
+        match self {
+            Self::Memory(memory) => memory.crash(rng),
+            Self::Disk(disk) => disk.cut_power(),
+        }
+    }
+}
 
 /// What was asked, and the answer once there is one.
 struct Asked {
@@ -43,6 +88,7 @@ struct Peek {
 /// One life of the container.
 struct Life {
     rng: Rng,
+    wal: Wal,
     container: Container,
     running: Option<Running>,
     connections: Vec<Connection>,
@@ -96,8 +142,8 @@ fn channel<T>() -> (Caller<T>, oneshot::Receiver<Result<T, Error>>) {
 }
 
 impl Life {
-    async fn open(rng: Rng, memory: &Memory) -> Self {
-        let wal = Wal::memory(memory);
+    async fn open(rng: Rng, store: &Store) -> Self {
+        let wal = store.wal(&rng).await;
         let parts = Parts {
             clock: Clock::from_fn(|| 5),
             rng: rng.split(),
@@ -121,6 +167,7 @@ impl Life {
         Self {
             connections: connections.collect(),
             rng,
+            wal,
             container,
             running: Some(running),
             requests: Vec::new(),
@@ -133,16 +180,15 @@ impl Life {
         names[self.rng.below(4) as usize].into()
     }
 
-    async fn act(&mut self, memory: &Memory) {
+    async fn act(&mut self, store: &Store) {
         match self.rng.below(100) {
             0..50 => self.append().await,
             50..80 => self.request(),
             80..88 => self.peek().await,
             88..96 => tokio::time::sleep(Duration::from_micros(self.rng.below(3000))).await,
-            96.. => memory.set_faults(MemoryFaults {
-                latency: Duration::from_micros(self.rng.below(4) * self.rng.below(1000)),
-                ..MemoryFaults::default()
-            }),
+            96.. => store.slow(Duration::from_micros(
+                self.rng.below(4) * self.rng.below(1000),
+            )),
         }
     }
 
@@ -476,13 +522,13 @@ fn to_wish(operation: &Operation) -> (Wish, Waiting) {
 }
 
 /// Lives several lives over one log and returns a number that tells runs apart.
-async fn history(seed: u64) -> u64 {
+async fn history(seed: u64, store: fn(&Rng) -> Store) -> u64 {
     let rng = Rng::seeded(seed);
-    let memory = Memory::default();
+    let store = store(&rng);
     let mut model = Model::default();
     let mut digest = 0_u64;
     for _ in 0..3 {
-        let mut life = Life::open(rng.split(), &memory).await;
+        let mut life = Life::open(rng.split(), &store).await;
         for (name, segment) in &model.0 {
             let seen = look(&life.container, name).await;
             assert_eq!(seen, Some(visible(segment)), "{name} after recovery");
@@ -490,14 +536,14 @@ async fn history(seed: u64) -> u64 {
         let count = life.container.0.shared.state.read().len();
         assert_eq!(count, model.0.len(), "segments after recovery");
         for _ in 0..ACTIONS {
-            life.act(&memory).await;
+            life.act(&store).await;
             if rng.chance(0.3) {
                 tokio::task::yield_now().await;
             }
         }
         let crash = rng.chance(0.7);
         if crash {
-            memory.crash(&rng);
+            store.crash(&rng);
             life.collect();
             // Frames in flight fail now; an idle container would not notice.
             for _ in 0..rng.below(10) {
@@ -505,54 +551,73 @@ async fn history(seed: u64) -> u64 {
             }
             life.running.take();
             tokio::task::yield_now().await;
-            life.collect();
         } else {
             life.container.stop().await;
-            life.running
-                .take()
-                .expect("runs")
-                .await
-                .expect("stops in order");
-            life.collect();
+            let ended = life.running.take().expect("runs").await;
+            ended.expect("stops in order");
+            life.wal.close().await.expect("the disk works");
         }
-        let durable = {
-            let wal = Wal::memory(&memory);
-            let log = wal.open_log(sarit_wal::LogId(3)).await.expect("opens");
-            let state = crate::state::State::new(crate::state::Seeded(1));
-            let state = crate::recovery::replay(log.replay, state).await;
-            state.expect("the log is whole").next_seq
-        };
+        life.collect();
+        let durable = durable(&store, &rng).await;
         digest = digest.rotate_left(7) ^ life.container.digest() ^ durable;
         model = life.verify(model, durable, !crash);
     }
     digest
 }
 
-fn run(seed: u64) -> u64 {
+/// Returns the number of the operation behind the last one that the log holds.
+async fn durable(store: &Store, rng: &Rng) -> u64 {
+    let wal = store.wal(rng).await;
+    let opened = wal.open_log(LogId(3)).await.expect("opens");
+    let state = State::new(Seeded(1));
+    let state = recovery::replay(opened.replay, state).await;
+    wal.close().await.expect("the disk works");
+    state.expect("the log is whole").next_seq
+}
+
+fn run(seed: u64, store: fn(&Rng) -> Store) -> u64 {
     println!("seed {seed}: replay with SARIT_SEED={seed}");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
-    runtime.expect("a runtime").block_on(history(seed))
+    let history = history(seed, store);
+    runtime.expect("a runtime").block_on(history)
 }
 
 fn seeds() -> Vec<u64> {
     match std::env::var("SARIT_SEED") {
         Ok(seed) => vec![seed.parse().expect("SARIT_SEED is a number")],
-        Err(_) => (0..100).collect(),
+        Err(_) => (0..60).collect(),
     }
+}
+
+fn in_memory(_: &Rng) -> Store {
+    Store::Memory(Memory::default())
+}
+
+fn on_disk(rng: &Rng) -> Store {
+    Store::Disk(SimDisk::new(rng.split()))
 }
 
 #[test]
 fn every_answer_is_that_of_a_serial_container_and_outlives_a_crash() {
     for seed in seeds() {
-        run(seed);
+        run(seed, in_memory);
+    }
+}
+
+#[test]
+fn every_answer_outlives_a_power_cut() {
+    for seed in seeds() {
+        run(seed, on_disk);
     }
 }
 
 #[test]
 fn one_seed_gives_one_history() {
-    assert_eq!(run(7), run(7));
-    assert_ne!(run(7), run(8));
+    for store in [in_memory, on_disk] {
+        assert_eq!(run(7, store), run(7, store));
+        assert_ne!(run(7, store), run(8, store));
+    }
 }

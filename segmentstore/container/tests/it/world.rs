@@ -143,6 +143,10 @@ pub(crate) fn data(bytes: impl Into<Bytes>) -> AppendData {
 }
 
 pub(crate) fn append(name: &str, writer: u128, number: i64, bytes: &'static [u8]) -> AppendOp {
+    append_bytes(name, writer, number, Bytes::from_static(bytes))
+}
+
+pub(crate) fn append_bytes(name: &str, writer: u128, number: i64, bytes: Bytes) -> AppendOp {
     AppendOp::Append {
         segment: Arc::from(name),
         writer: WriterId(writer),
