@@ -1,2 +1,76 @@
-//! Under construction.
-fn main() {}
+//! `sarit`: the server processes and every verb a person or a script uses on them.
+//!
+//! [`args`] says what can be asked, [`serve`] runs servers, [`admin`], [`write`] and [`read`] are
+//! clients, [`demo`] is both. Exit codes are in [`exit`].
+
+mod admin;
+mod args;
+mod demo;
+mod exit;
+mod pages;
+mod read;
+mod serve;
+mod settings;
+mod telemetry;
+mod write;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use sarit_client::Client;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::args::{Cli, Command};
+
+/// Warm buffers are reused, and memory goes back to the system when a burst is over.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Standalone(args) => server()?.block_on(serve::standalone(args)),
+        Command::Controller(args) => server()?.block_on(serve::controller(args)),
+        Command::Segmentstore(args) => server()?.block_on(serve::segment_store(args)),
+        Command::Scope { verb } => client()?.block_on(admin::scope(verb)),
+        Command::Stream { verb } => client()?.block_on(admin::stream(verb)),
+        Command::Write(args) => client()?.block_on(write::run(args)),
+        Command::Read(args) => client()?.block_on(read::run(args)),
+        Command::Demo(args) => client()?.block_on(demo::run(args)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sarit", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn server() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build()
+}
+
+/// A client's work is one command's: one thread beside the main one is plenty.
+fn client() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+}
+
+/// Connects to a controller.
+fn connect(controller: &str) -> anyhow::Result<Client> {
+    let mut config = sarit_client::Config::default();
+    // A person waits: say soon that nobody answers.
+    config.retry.deadline_ms = 10_000;
+    let endpoint = sarit_client::connection::Endpoint::parse(controller)?;
+    Ok(Client::new(
+        endpoint,
+        config,
+        sarit_client::Parts::system(),
+    )?)
+}

@@ -1,0 +1,369 @@
+//! `sarit scope` and `sarit stream`.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use sarit_client::Client;
+use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
+use sarit_proto::policy::{RetentionPolicy, RetentionUnit, StreamConfig};
+use sarit_proto::stream_cut::{SegmentPosition, StreamCut};
+use serde_json::{Value, json};
+
+use crate::args::{ClientArgs, ScopeVerb, StreamOptions, StreamVerb};
+use crate::connect;
+use crate::exit::{Exit, Failure};
+
+/// Reads `SCOPE/STREAM` as a user may name it.
+pub(crate) fn stream_name(text: &str) -> anyhow::Result<ScopedStream> {
+    let Some((scope, stream)) = text.split_once('/') else {
+        let message =
+            format!("{text:?} names no stream; write SCOPE/STREAM, for example demo/flights");
+        return Err(Failure::new(Exit::Usage, message));
+    };
+    Ok(ScopedStream {
+        scope: ScopeName::new(scope)?,
+        stream: StreamName::new(stream)?,
+    })
+}
+
+/// Reads a stream cut: `head`, `tail`, or its text.
+pub(crate) async fn cut(
+    client: &Client,
+    stream: &ScopedStream,
+    text: &str,
+) -> anyhow::Result<StreamCut> {
+    match text {
+        "head" => Ok(client.controller().head(stream).await?),
+        "tail" => Ok(client.tail(stream).await?),
+        text => {
+            let wrong = |why: String| {
+                let hint = "take `head`, `tail`, or a cut printed by `sarit stream describe`";
+                Failure::new(
+                    Exit::Usage,
+                    format!("{text:?} is no stream cut ({why}); {hint}"),
+                )
+            };
+            let cut = StreamCut::from_text(text).map_err(|error| wrong(error.to_string()))?;
+            let cut = cut.ok_or_else(|| wrong("it is unbounded".to_owned()))?;
+            if cut.stream != *stream {
+                return Err(wrong(format!("it is of {}", cut.stream)));
+            }
+            Ok(cut)
+        }
+    }
+}
+
+/// Prints what was done: a sentence for people, JSON for scripts.
+fn say(client: &ClientArgs, sentence: &str, json: &Value) {
+    if client.json {
+        println!("{json}");
+    } else {
+        println!("{sentence}");
+    }
+}
+
+/// Runs `sarit scope`.
+pub(crate) async fn scope(verb: ScopeVerb) -> anyhow::Result<()> {
+    match verb {
+        ScopeVerb::Create {
+            scope,
+            client: args,
+        } => {
+            let scope = ScopeName::new(scope)?;
+            if !connect(&args.controller)?
+                .controller()
+                .create_scope(&scope)
+                .await?
+            {
+                return Err(Failure::new(
+                    Exit::WrongState,
+                    format!("scope {scope} exists already"),
+                ));
+            }
+            say(
+                &args,
+                &format!("created scope {scope}"),
+                &json!({ "scope": scope.as_str() }),
+            );
+        }
+        ScopeVerb::List { client: args } => {
+            let client = connect(&args.controller)?;
+            let names = pages(async |from| client.controller().list_scopes(from).await).await?;
+            list(&args, &names);
+        }
+        ScopeVerb::Describe {
+            scope,
+            client: args,
+        } => {
+            let scope = ScopeName::new(scope)?;
+            let client = connect(&args.controller)?;
+            let names = user_streams(&client, &scope, None).await?;
+            let json = json!({ "scope": scope.as_str(), "streams": names.len() });
+            say(
+                &args,
+                &format!("scope {scope}: {} streams", names.len()),
+                &json,
+            );
+        }
+        ScopeVerb::Delete {
+            scope,
+            client: args,
+        } => {
+            let scope = ScopeName::new(scope)?;
+            if !connect(&args.controller)?
+                .controller()
+                .delete_scope(&scope)
+                .await?
+            {
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    format!("scope {scope} does not exist"),
+                ));
+            }
+            say(
+                &args,
+                &format!("deleted scope {scope}"),
+                &json!({ "scope": scope.as_str() }),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Runs `sarit stream`.
+pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
+    match verb {
+        StreamVerb::Create {
+            stream,
+            segments,
+            with_scope,
+            options,
+            client: args,
+        } => {
+            let stream = stream_name(&stream)?;
+            let config = StreamConfig::fixed(segments);
+            let mut config =
+                config.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+            configure(&mut config, options)?;
+            let client = connect(&args.controller)?;
+            if with_scope {
+                client.controller().create_scope(&stream.scope).await?;
+            }
+            if !client.controller().create_stream(&stream, &config).await? {
+                return Err(Failure::new(
+                    Exit::WrongState,
+                    format!("stream {stream} exists already"),
+                ));
+            }
+            let json = json!({ "stream": stream.to_string(), "segments": segments });
+            say(
+                &args,
+                &format!("created stream {stream} with {segments} segments"),
+                &json,
+            );
+        }
+        StreamVerb::List {
+            scope,
+            tag,
+            client: args,
+        } => {
+            let scope = ScopeName::new(scope)?;
+            let client = connect(&args.controller)?;
+            list(&args, &user_streams(&client, &scope, tag.as_deref()).await?);
+        }
+        StreamVerb::Describe {
+            stream,
+            client: args,
+        } => {
+            describe(&stream_name(&stream)?, &args).await?;
+        }
+        StreamVerb::Update {
+            stream,
+            options,
+            client: args,
+        } => {
+            let stream = stream_name(&stream)?;
+            let client = connect(&args.controller)?;
+            let mut config = client.controller().stream_config(&stream).await?;
+            configure(&mut config, options)?;
+            client.controller().update_stream(&stream, &config).await?;
+            say(
+                &args,
+                &format!("updated stream {stream}"),
+                &json!({ "stream": stream.to_string() }),
+            );
+        }
+        StreamVerb::Truncate {
+            stream,
+            at,
+            client: args,
+        } => {
+            let stream = stream_name(&stream)?;
+            let client = connect(&args.controller)?;
+            let cut = cut(&client, &stream, &at).await?;
+            client.controller().truncate_stream(&cut).await?;
+            let json = json!({ "stream": stream.to_string(), "head": cut.to_text() });
+            say(&args, &format!("truncated stream {stream}"), &json);
+        }
+        StreamVerb::Seal {
+            stream,
+            client: args,
+        } => {
+            let stream = stream_name(&stream)?;
+            connect(&args.controller)?
+                .controller()
+                .seal_stream(&stream)
+                .await?;
+            say(
+                &args,
+                &format!("sealed stream {stream}"),
+                &json!({ "stream": stream.to_string() }),
+            );
+        }
+        StreamVerb::Delete {
+            stream,
+            seal,
+            client: args,
+        } => {
+            let stream = stream_name(&stream)?;
+            let client = connect(&args.controller)?;
+            if seal {
+                client.controller().seal_stream(&stream).await?;
+            }
+            if !client.controller().delete_stream(&stream).await? {
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    format!("stream {stream} does not exist"),
+                ));
+            }
+            say(
+                &args,
+                &format!("deleted stream {stream}"),
+                &json!({ "stream": stream.to_string() }),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn configure(config: &mut StreamConfig, options: StreamOptions) -> anyhow::Result<()> {
+    let usage = |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, error.to_string());
+    if !options.tags.is_empty() {
+        let tags: BTreeSet<String> = options.tags.into_iter().collect();
+        StreamConfig::check_tags(&tags).map_err(|error| usage(&error))?;
+        config.tags = tags;
+    }
+    let retain = match (options.retain_ms, options.retain_bytes) {
+        (Some(ms), _) => Some((RetentionUnit::Milliseconds, ms)),
+        (_, Some(bytes)) => Some((RetentionUnit::Bytes, bytes)),
+        (None, None) => None,
+    };
+    if let Some((unit, min)) = retain {
+        let policy = RetentionPolicy::new(unit, min, None).map_err(|error| usage(&error))?;
+        config.retention = Some(policy);
+    }
+    Ok(())
+}
+
+async fn describe(stream: &ScopedStream, args: &ClientArgs) -> anyhow::Result<()> {
+    let client = connect(&args.controller)?;
+    let config = client.controller().stream_config(stream).await?;
+    let owners = client.controller().current_segments(stream).await?;
+    let head = client.controller().head(stream).await?;
+    let tail = client.tail(stream).await?;
+    let at = |cut: &StreamCut, segment| match cut.positions.get(&segment) {
+        Some(SegmentPosition::At(offset)) => offset.0,
+        _ => 0,
+    };
+    let mut segments = Vec::new();
+    for owner in &owners {
+        let (start, end) = (at(&head, owner.segment), at(&tail, owner.segment));
+        segments.push(json!({
+            "segment": owner.segment.to_string(),
+            "keys": owner.keys.to_string(),
+            "start": start,
+            "end": end,
+        }));
+    }
+    let tags: Vec<_> = config.tags.iter().collect();
+    if args.json {
+        let json = json!({
+            "stream": stream.to_string(),
+            "sealed": owners.is_empty(),
+            "tags": tags,
+            "segments": segments,
+            "head": head.to_text(),
+            "tail": tail.to_text(),
+        });
+        println!("{json}");
+        return Ok(());
+    }
+    println!(
+        "stream  {stream}{}",
+        if owners.is_empty() { ", sealed" } else { "" }
+    );
+    for tag in tags {
+        println!("tag     {tag}");
+    }
+    if let Some(retention) = &config.retention {
+        println!(
+            "retain  at least {} {:?}",
+            retention.min(),
+            retention.unit()
+        );
+    }
+    for segment in &segments {
+        let part = |name: &str| segment[name].as_str().unwrap_or_default().to_owned();
+        println!(
+            "segment {:<14} keys {:<20} bytes {}..{}",
+            part("segment"),
+            part("keys"),
+            segment["start"],
+            segment["end"]
+        );
+    }
+    println!("head    {}", head.to_text());
+    println!("tail    {}", tail.to_text());
+    Ok(())
+}
+
+/// All of a scope's streams but the internal ones.
+async fn user_streams(
+    client: &Client,
+    scope: &ScopeName,
+    tag: Option<&str>,
+) -> anyhow::Result<Vec<String>> {
+    let controller = client.controller();
+    let mut names = pages(async |from| match tag {
+        Some(tag) => controller.list_streams_with_tag(scope, tag, from).await,
+        None => controller.list_streams(scope, from).await,
+    })
+    .await?;
+    names.retain(|name| !name.starts_with('_'));
+    Ok(names)
+}
+
+async fn pages(
+    mut page: impl AsyncFnMut(
+        &str,
+    )
+        -> Result<sarit_client::controller::Listing<String>, sarit_client::Error>,
+) -> anyhow::Result<Vec<String>> {
+    let (mut names, mut from) = (Vec::new(), String::new());
+    loop {
+        let listing = page(&from).await.context("list")?;
+        if listing.names.is_empty() {
+            return Ok(names);
+        }
+        names.extend(listing.names);
+        from = listing.next;
+    }
+}
+
+fn list(args: &ClientArgs, names: &[String]) {
+    if args.json {
+        println!("{}", json!(names));
+    } else {
+        names.iter().for_each(|name| println!("{name}"));
+    }
+}

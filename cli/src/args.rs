@@ -1,0 +1,354 @@
+//! The command line: every verb, its options and examples.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 exists already, or in the wrong state \
+· 5 server unreachable";
+
+/// Sarit, an elastic stream store. Speaks Pravega's protocol, so its clients run on it unchanged.
+#[derive(Debug, Parser)]
+#[command(name = "sarit", version, styles = STYLES, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run controller and segment store in one process, durable on this machine
+    #[command(after_help = "\
+Examples:
+  sarit standalone --data ./data
+  sarit standalone --data ./data --set memory.budget=1GiB --config sarit.toml")]
+    Standalone(Standalone),
+    /// Run the controller alone
+    #[command(after_help = "\
+Example, with `sarit segmentstore` beside it:
+  sarit controller --data data/controller --controller-addr 127.0.0.1:9090")]
+    Controller(ControllerArgs),
+    /// Run the segment store alone
+    #[command(after_help = "\
+Example:
+  sarit segmentstore --data data/segmentstore --controller http://127.0.0.1:9090")]
+    Segmentstore(SegmentStoreArgs),
+    /// Create, list and delete scopes
+    Scope {
+        #[command(subcommand)]
+        verb: ScopeVerb,
+    },
+    /// Create, list, describe, update, truncate, seal and delete streams
+    Stream {
+        #[command(subcommand)]
+        verb: StreamVerb,
+    },
+    /// Write events from a file or standard input to a stream
+    #[command(after_help = "\
+Examples:
+  echo hello | sarit write demo/greetings
+  sarit write demo/flights data/flights-2013-01.csv --csv --key tailnum
+  tail -f app.json | sarit write demo/app --json --key user")]
+    Write(WriteArgs),
+    /// Read a stream's events
+    #[command(after_help = "\
+Examples:
+  sarit read demo/flights
+  sarit read demo/app --from tail --follow
+  sarit read demo/app --json | jq .event")]
+    Read(ReadArgs),
+    /// See it work: real data in, the server killed with SIGKILL, everything read back
+    Demo(DemoArgs),
+    /// Print a shell's completion script
+    #[command(after_help = "\
+Example:
+  sarit completions bash > ~/.local/share/bash-completion/completions/sarit")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every server process takes.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Address of health, metrics and introspection over HTTP
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9091")]
+    pub(crate) http_addr: SocketAddr,
+    /// Settings file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One setting, e.g. memory.budget=1GiB; may be repeated, wins over file and environment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+    /// Allow addresses that other machines can reach, although there is no TLS and no authentication
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Log as JSON lines
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Standalone {
+    /// Directory for all data; created if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address of the controller's gRPC API, which clients are given
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    pub(crate) controller_addr: SocketAddr,
+    /// Address of the segment store
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12345")]
+    pub(crate) segmentstore_addr: SocketAddr,
+    /// Address of the segment store as clients reach it, if it is another one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) segmentstore_advertised_addr: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControllerArgs {
+    /// Directory for the controller's data; created if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address of the gRPC API
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    pub(crate) controller_addr: SocketAddr,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SegmentStoreArgs {
+    /// Directory for the store's data; created if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12345")]
+    pub(crate) segmentstore_addr: SocketAddr,
+    /// Address as clients reach it, if it is another one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) segmentstore_advertised_addr: Option<String>,
+    /// The controller to register with
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    pub(crate) controller: String,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// What every verb takes that talks to a server.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The controller's address
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SARIT_CONTROLLER",
+        default_value = "tcp://127.0.0.1:9090"
+    )]
+    pub(crate) controller: String,
+    /// Print JSON, for scripts
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScopeVerb {
+    /// Create a scope
+    #[command(after_help = "Example:\n  sarit scope create demo")]
+    Create {
+        /// Letters, digits, `.` and `-`
+        scope: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List scopes
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show a scope's streams in numbers
+    Describe {
+        /// The scope
+        scope: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Delete an empty scope
+    Delete {
+        /// The scope
+        scope: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// A stream's configuration, as far as it can be chosen.
+#[derive(Debug, Args)]
+pub(crate) struct StreamOptions {
+    /// A tag to find the stream by; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Keep at least this many milliseconds of events (kept with the stream; retention itself comes later)
+    #[arg(long, value_name = "MS", conflicts_with = "retain_bytes")]
+    pub(crate) retain_ms: Option<u64>,
+    /// Keep at least this many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) retain_bytes: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamVerb {
+    /// Create a stream
+    #[command(after_help = "Example:\n  sarit stream create demo/flights --segments 4")]
+    Create {
+        /// SCOPE/STREAM
+        stream: String,
+        /// Number of segments: how many writers and readers can work side by side
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        segments: u32,
+        /// Create the scope too if it is missing
+        #[arg(long)]
+        with_scope: bool,
+        #[command(flatten)]
+        options: StreamOptions,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List a scope's streams
+    List {
+        /// The scope
+        scope: String,
+        /// Only streams with this tag
+        #[arg(long)]
+        tag: Option<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show a stream's configuration, segments, head and tail
+    Describe {
+        /// SCOPE/STREAM
+        stream: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Change tags and retention
+    Update {
+        /// SCOPE/STREAM
+        stream: String,
+        #[command(flatten)]
+        options: StreamOptions,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Drop everything before a stream cut
+    #[command(after_help = "\
+Example, everything written so far:
+  sarit stream truncate demo/flights --at tail")]
+    Truncate {
+        /// SCOPE/STREAM
+        stream: String,
+        /// `tail`, or a cut as `describe` and `read` print it
+        #[arg(long, value_name = "CUT")]
+        at: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// End a stream: no more events
+    Seal {
+        /// SCOPE/STREAM
+        stream: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Delete a sealed stream with everything in it
+    Delete {
+        /// SCOPE/STREAM
+        stream: String,
+        /// Seal it first
+        #[arg(long)]
+        seal: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Lines,
+    Csv,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriteArgs {
+    /// SCOPE/STREAM
+    pub(crate) stream: String,
+    /// What to write; `-` is standard input
+    #[arg(default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// An event a line (the default)
+    #[arg(long, conflicts_with_all = ["csv", "json_events"])]
+    pub(crate) lines: bool,
+    /// An event a CSV record; the first line names the columns
+    #[arg(long, conflicts_with = "json_events")]
+    pub(crate) csv: bool,
+    /// An event a line of JSON
+    #[arg(long = "json")]
+    pub(crate) json_events: bool,
+    /// Column or field whose value is the routing key: events of one key stay in order
+    #[arg(long, value_name = "NAME")]
+    pub(crate) key: Option<String>,
+    /// The controller's address
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SARIT_CONTROLLER",
+        default_value = "tcp://127.0.0.1:9090"
+    )]
+    pub(crate) controller: String,
+}
+
+impl WriteArgs {
+    pub(crate) fn format(&self) -> Format {
+        match (self.csv, self.json_events) {
+            (true, _) => Format::Csv,
+            (_, true) => Format::Json,
+            _ => Format::Lines,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// SCOPE/STREAM
+    pub(crate) stream: String,
+    /// Where to start: `head`, `tail`, or a stream cut
+    #[arg(long, value_name = "CUT", default_value = "head")]
+    pub(crate) from: String,
+    /// Go on when the end is reached, waiting for new events
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Stop after this many events
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Directory to work in; a temporary one, removed at the end, if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}

@@ -1,0 +1,79 @@
+//! Exit codes, and errors that say what to do next.
+
+use std::process::ExitCode;
+
+use sarit_client::Error;
+use sarit_proto::names::NameError;
+
+/// Why a verb failed, as far as a script would act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Anything not below.
+    Failed = 1,
+    /// The arguments make no sense.
+    Usage = 2,
+    /// The scope or stream is not there.
+    NotFound = 3,
+    /// It exists already, is sealed, is not sealed, or is not empty.
+    WrongState = 4,
+    /// No server answers.
+    Unreachable = 5,
+}
+
+/// A failure with its exit code; travels inside an `anyhow::Error`.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+        Self {
+            exit,
+            message: message.into(),
+        }
+        .into()
+    }
+}
+
+/// Prints the error, and gives the code that goes with it.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("sarit: {error:#}");
+    let exit = exit(error);
+    if exit == Exit::Unreachable {
+        eprintln!(
+            "Is a server running? Start one with `sarit standalone --data ./data`, or name its address with \
+             --controller or SARIT_CONTROLLER."
+        );
+    }
+    ExitCode::from(exit as u8)
+}
+
+fn exit(error: &anyhow::Error) -> Exit {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.exit;
+    }
+    if error.downcast_ref::<NameError>().is_some() {
+        return Exit::Usage;
+    }
+    match error.downcast_ref::<Error>() {
+        Some(
+            Error::NoSuchScope(_)
+            | Error::NoSuchStream(_)
+            | Error::NoSuchSegment(_)
+            | Error::NotFound { .. },
+        ) => Exit::NotFound,
+        Some(
+            Error::ScopeNotEmpty(_)
+            | Error::StreamNotSealed(_)
+            | Error::StreamSealed(_)
+            | Error::SegmentSealed(_)
+            | Error::SegmentTruncated { .. },
+        ) => Exit::WrongState,
+        Some(Error::InvalidName(_) | Error::Address(_) | Error::Config(_)) => Exit::Usage,
+        Some(error) if error.is_retryable() => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
