@@ -299,6 +299,14 @@ impl Cluster {
             .sum()
     }
 
+    /// Returns the largest resident memory that all running processes ever had, added up, in bytes.
+    pub fn rss_peak(&self) -> u64 {
+        self.pids()
+            .into_iter()
+            .map(|pid| memory(pid, "VmHWM:").unwrap_or(0))
+            .sum()
+    }
+
     /// Returns the body of an HTTP page of a process.
     pub fn http(&self, role: Role, path: &str) -> anyhow::Result<(u16, String)> {
         let port = self.ports.http[usize::from(role == Role::SegmentStore)];
@@ -338,8 +346,12 @@ impl Drop for Cluster {
 
 /// Returns a process' resident memory in bytes.
 pub fn rss(pid: u32) -> Option<u64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kilobytes * 1024)
 }

@@ -1,5 +1,7 @@
 //! What system tests share: real processes, faults, what clients saw and its checker.
 
+pub mod clients;
 pub mod cluster;
 pub mod history;
 pub mod lossyfs;
+pub mod raw;

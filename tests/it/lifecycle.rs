@@ -1,0 +1,236 @@
+//! Start, stop, and what a person meets at the command line.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "drives real processes in real time"
+)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sarit_tests::clients::workspace;
+use sarit_tests::cluster::{Cluster, Layout, Role, binary, repository};
+
+/// A directory as the first release wrote it. Later versions must open it.
+const GOLDEN: &str = "tests/golden/data-1.tar.gz";
+
+fn sarit(arguments: &[&str]) -> Output {
+    Command::new(binary())
+        .args(arguments)
+        .output()
+        .expect("the CLI runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn start(name: &str) -> (Cluster, std::path::PathBuf) {
+    let folder = workspace(name).expect("a folder");
+    let cluster = Cluster::start(Layout::Standalone, &folder.join("data"), &folder, &[]);
+    (cluster.expect("a server"), folder)
+}
+
+/// Runs a verb against a cluster and returns what it printed; it must succeed.
+fn ask(cluster: &Cluster, arguments: &[&str]) -> String {
+    let output = Command::new(binary())
+        .args(arguments)
+        .args(["--controller", &cluster.uri()])
+        .output()
+        .expect("the CLI runs");
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+#[test]
+fn sigterm_drains_and_exits_with_zero() {
+    let (mut cluster, folder) = start("sigterm");
+    ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
+    let file = folder.join("lines");
+    std::fs::write(&file, "one\ntwo\n").expect("it is written");
+    ask(&cluster, &["write", "s/t", file.to_str().expect("UTF-8")]);
+    assert!(
+        cluster
+            .terminate(Role::Standalone)
+            .expect("it ends")
+            .success()
+    );
+    cluster.restart_all().expect("it starts again");
+    assert_eq!(ask(&cluster, &["read", "s/t"]), "one\ntwo\n");
+}
+
+#[test]
+fn flights_written_by_aeroplane_come_back_complete() {
+    let (cluster, _) = start("flights");
+    let flights = repository().join("data/flights-2013-01.csv");
+    ask(
+        &cluster,
+        &[
+            "stream",
+            "create",
+            "demo/flights",
+            "--segments",
+            "4",
+            "--with-scope",
+        ],
+    );
+    let file = flights.to_str().expect("UTF-8");
+    ask(
+        &cluster,
+        &["write", "demo/flights", file, "--csv", "--key", "tailnum"],
+    );
+    let read = ask(&cluster, &["read", "demo/flights"]);
+    let written = std::fs::read_to_string(&flights).expect("the data is there");
+    let (mut read, mut written): (Vec<_>, Vec<_>) =
+        (read.lines().collect(), written.lines().skip(1).collect());
+    read.sort_unstable();
+    written.sort_unstable();
+    assert_eq!(read.len(), 27_004);
+    assert!(read == written, "the same flights");
+}
+
+#[test]
+fn health_and_metrics_are_served() {
+    let (cluster, _) = start("health");
+    let page = |path| cluster.http(Role::Standalone, path).expect("a page");
+    assert_eq!(page("/health/live").0, 200);
+    assert_eq!(page("/health/ready").0, 200);
+    let (status, metrics) = page("/metrics");
+    assert_eq!(status, 200);
+    for name in ["wal_syncs_total", "segmentstore_connections"] {
+        assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
+    }
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_a_word() {
+    let folder = workspace("bind").expect("a folder");
+    let data = folder.join("data");
+    let data = data.to_str().expect("UTF-8");
+    let output = sarit(&[
+        "standalone",
+        "--data",
+        data,
+        "--controller-addr",
+        "0.0.0.0:0",
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("--insecure"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(!Path::new(data).exists(), "nothing was touched");
+}
+
+#[test]
+fn exit_codes_tell_what_happened() {
+    let (cluster, _) = start("exit-codes");
+    let code = |arguments: &[&str], uri: &str| {
+        let output = Command::new(binary())
+            .args(arguments)
+            .args(["--controller", uri])
+            .output()
+            .expect("the CLI runs");
+        (output.status.code(), text(&output.stderr))
+    };
+    let uri = cluster.uri();
+    ask(&cluster, &["scope", "create", "s"]);
+    assert_eq!(code(&["scope", "create", "s"], &uri).0, Some(4));
+    let (missing, error) = code(&["stream", "describe", "s/none"], &uri);
+    assert_eq!(missing, Some(3), "{error}");
+    assert_eq!(code(&["stream", "describe", "none"], &uri).0, Some(2));
+    ask(&cluster, &["stream", "create", "s/t"]);
+    assert_eq!(
+        code(&["stream", "delete", "s/t"], &uri).0,
+        Some(4),
+        "it is not sealed"
+    );
+    assert_eq!(
+        code(&["scope", "delete", "s"], &uri).0,
+        Some(4),
+        "it is not empty"
+    );
+    let (unreachable, error) = code(&["scope", "list"], "tcp://127.0.0.1:1");
+    assert_eq!(unreachable, Some(5), "{error}");
+    assert!(
+        error.contains("sarit standalone"),
+        "it says what to do: {error}"
+    );
+}
+
+#[test]
+fn every_verb_explains_itself() {
+    for verb in [
+        "standalone",
+        "controller",
+        "segmentstore",
+        "write",
+        "read",
+        "demo",
+    ] {
+        let help = text(&sarit(&[verb, "--help"]).stdout);
+        assert!(help.contains("Usage"), "{verb}: {help}");
+    }
+    for verb in ["standalone", "write", "read"] {
+        assert!(
+            text(&sarit(&[verb, "--help"]).stdout).contains("Example"),
+            "{verb}"
+        );
+    }
+    let completions = text(&sarit(&["completions", "bash"]).stdout);
+    assert!(completions.contains("segmentstore"));
+}
+
+#[test]
+fn a_directory_of_a_newer_version_is_refused_with_a_sentence() {
+    for half in ["segmentstore", "controller"] {
+        let (mut cluster, folder) = start("newer");
+        assert!(
+            cluster
+                .terminate(Role::Standalone)
+                .expect("it ends")
+                .success()
+        );
+        let format = folder.join("data").join(half).join("FORMAT");
+        let text = std::fs::read_to_string(&format).expect("FORMAT is text");
+        let newer = text.replacen("version = 1", "version = 99", 1);
+        assert_ne!(newer, text, "FORMAT has a version: {text}");
+        std::fs::write(&format, newer).expect("it is written");
+        let error = format!(
+            "{:#}",
+            cluster.restart_all().expect_err("it must not start")
+        );
+        assert!(
+            error.contains("99") && error.contains("newer"),
+            "{half}: {error}"
+        );
+    }
+}
+
+#[test]
+fn the_first_release_s_directory_still_opens() {
+    let folder = workspace("golden").expect("a folder");
+    let unpacked = Command::new("tar")
+        .args(["-xzf", GOLDEN, "-C"])
+        .arg(&folder)
+        .current_dir(repository())
+        .status()
+        .expect("tar runs");
+    assert!(unpacked.success());
+    let cluster = Cluster::start(Layout::Standalone, &folder.join("data"), &folder, &[]);
+    let cluster = cluster.expect("it opens");
+    assert_eq!(
+        ask(&cluster, &["read", "golden/stream"]).lines().count(),
+        100
+    );
+    let described = ask(&cluster, &["stream", "describe", "golden/stream"]);
+    assert!(
+        described.contains("first-release"),
+        "its tag is there: {described}"
+    );
+}

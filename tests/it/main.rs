@@ -1,0 +1,7 @@
+//! The system as real processes: kills, power cuts, bad input, the command line.
+
+mod bad_input;
+mod damage;
+mod kill;
+mod lifecycle;
+mod power;
