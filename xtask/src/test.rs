@@ -1,0 +1,212 @@
+//! `cargo xtask test`: installs what is missing, builds once, runs every test binary, adds up.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+
+/// Test binaries that start processes of their own or measure memory: one test at a time, output shown.
+const SYSTEM: [&str; 2] = ["it", "compat"];
+
+/// A program that tests need, and the Debian package that has it.
+const NEEDS: [(&str, &[&str], &str); 4] = [
+    ("javac", &["-version"], "openjdk-17-jdk-headless"),
+    ("mvn", &["--version"], "maven"),
+    ("python3", &["-m", "venv", "--help"], "python3-venv"),
+    ("cc", &["--version"], "gcc"),
+];
+
+/// Runs everything whose binary's name contains one of `only`, or all.
+pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
+    install_missing()?;
+    let release = ["build", "--release", "--package", "sarit", "--bin", "sarit"];
+    cargo(&release)?;
+    let (mut passed, mut failed) = (0, 0);
+    for binary in build_tests()? {
+        if !only.is_empty() && !only.iter().any(|name| binary.name.contains(name)) {
+            continue;
+        }
+        let outcome = binary.run()?;
+        passed += outcome.passed;
+        failed += outcome.failed;
+    }
+    println!("{passed} passed, {failed} failed");
+    ensure!(failed == 0, "{failed} tests failed");
+    ensure!(passed > 0, "no test ran");
+    Ok(())
+}
+
+fn install_missing() -> anyhow::Result<()> {
+    let works = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        let quiet = command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        quiet.status().is_ok_and(|status| status.success())
+    };
+    let missing: Vec<_> = NEEDS
+        .iter()
+        .filter(|(program, arguments, _)| !works(program, arguments))
+        .map(|(_, _, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing what the tests need: {}", missing.join(" "));
+    if !works("apt-get", &["--version"]) {
+        bail!(
+            "no apt-get here; install these by hand, then run again: {}",
+            missing.join(" ")
+        );
+    }
+    for arguments in [
+        vec!["update", "-q"],
+        [vec!["install", "-q", "-y"], missing].concat(),
+    ] {
+        let status = Command::new("apt-get")
+            .args(&arguments)
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(
+            status.success(),
+            "apt-get {}: {status}; are you root?",
+            arguments.join(" ")
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
+    let status = Command::new(env!("CARGO")).args(arguments).status()?;
+    ensure!(status.success(), "cargo {}: {status}", arguments.join(" "));
+    Ok(())
+}
+
+struct TestBinary {
+    name: String,
+    executable: PathBuf,
+    package: PathBuf,
+    system: bool,
+}
+
+struct Outcome {
+    passed: u64,
+    failed: u64,
+}
+
+/// Builds all test binaries in one go, so that every crate is compiled with one set of features.
+fn build_tests() -> anyhow::Result<Vec<TestBinary>> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args([
+        "test",
+        "--workspace",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    let output = command.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "the tests don't build");
+    let mut binaries = Vec::new();
+    for line in output
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        let message: serde_json::Value = serde_json::from_slice(line)?;
+        let Some(executable) = message["executable"].as_str() else {
+            continue;
+        };
+        if message["profile"]["test"] != true {
+            continue;
+        }
+        let manifest = Path::new(
+            message["manifest_path"]
+                .as_str()
+                .context("a manifest path")?,
+        );
+        let package = manifest
+            .parent()
+            .context("a manifest is in a folder")?
+            .to_owned();
+        let target = message["target"]["name"]
+            .as_str()
+            .context("a target's name")?;
+        let kind = message["target"]["kind"][0].as_str().unwrap_or_default();
+        let system = kind == "test" && package.ends_with("tests") && SYSTEM.contains(&target);
+        let folder = package.file_name().unwrap_or_default().to_string_lossy();
+        let name = if kind == "test" {
+            format!("{folder}/{target}")
+        } else {
+            target.to_owned()
+        };
+        binaries.push(TestBinary {
+            name,
+            executable: executable.into(),
+            package,
+            system,
+        });
+    }
+    // What fails fast comes first.
+    binaries.sort_by(|a, b| (a.system, &a.name).cmp(&(b.system, &b.name)));
+    Ok(binaries)
+}
+
+impl TestBinary {
+    fn run(&self) -> anyhow::Result<Outcome> {
+        println!("== {}", self.name);
+        #[allow(clippy::disallowed_methods, reason = "a chore, in real time")]
+        let start = Instant::now();
+        let mut command = Command::new(&self.executable);
+        command.current_dir(&self.package);
+        if self.system {
+            command.args(["--test-threads=1", "--nocapture"]);
+        }
+        let output = command.stderr(Stdio::inherit()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let counts = text.lines().rev().find_map(counts);
+        let Some((passed, failed)) = counts else {
+            print!("{text}");
+            println!(
+                "== {} ended with {} before its tests did",
+                self.name, output.status
+            );
+            return Ok(Outcome {
+                passed: 0,
+                failed: 1,
+            });
+        };
+        if failed > 0 || self.system {
+            print!("{text}");
+        }
+        let minutes = start.elapsed().as_secs_f64() / 60.0;
+        println!(
+            "== {}: {passed} passed, {failed} failed, {minutes:.1} min\n",
+            self.name
+        );
+        Ok(Outcome { passed, failed })
+    }
+}
+
+/// Reads `test result: ok. 5 passed; 0 failed; …`.
+fn counts(line: &str) -> Option<(u64, u64)> {
+    let mut words = line
+        .strip_prefix("test result: ")?
+        .split_whitespace()
+        .skip(1);
+    let passed = words.next()?.parse().ok()?;
+    let failed = words.nth(1)?.parse().ok()?;
+    Some((passed, failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn the_counts_are_read_off_the_last_line() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured";
+        assert_eq!(counts(line), Some((12, 3)));
+        assert_eq!(counts("running 3 tests"), None);
+    }
+}
