@@ -6,7 +6,6 @@
 )]
 
 mod bad_input;
-mod by_hand;
 mod replay;
 mod session;
 mod start_stop;
