@@ -12,6 +12,8 @@ mod reader_groups;
 mod scopes;
 mod segments;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use sarit_client::connection::Endpoint;
 use sarit_proto::controller::*;

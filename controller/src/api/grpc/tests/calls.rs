@@ -1,0 +1,303 @@
+//! What the recordings do not show.
+
+use sarit_proto::controller::internal::StoreRegistration;
+use sarit_proto::controller::*;
+use tonic::Code;
+
+use super::wire::Running;
+use crate::placement::hosts::Hosts;
+
+fn info(scope: &str, stream: &str) -> StreamInfo {
+    StreamInfo {
+        scope: scope.to_owned(),
+        stream: stream.to_owned(),
+        access_operation: 0,
+    }
+}
+
+fn scope(name: &str) -> ScopeInfo {
+    ScopeInfo {
+        scope: name.to_owned(),
+    }
+}
+
+fn config(stream: &str, segments: i32) -> StreamConfig {
+    StreamConfig {
+        stream_info: Some(info("sc", stream)),
+        scaling_policy: Some(ScalingPolicy {
+            min_num_segments: segments,
+            ..ScalingPolicy::default()
+        }),
+        ..StreamConfig::default()
+    }
+}
+
+fn segment(stream: &str, id: i64) -> SegmentId {
+    SegmentId {
+        stream_info: Some(info("sc", stream)),
+        segment_id: id,
+    }
+}
+
+fn registration(id: &str) -> StoreRegistration {
+    StoreRegistration {
+        store_id: id.to_owned(),
+        advertised_host: "store.test".to_owned(),
+        advertised_port: 12345,
+        first_container: 0,
+        container_count: 4,
+        total_containers: 4,
+        protocol_version: 1,
+    }
+}
+
+#[tokio::test]
+async fn without_a_store_addresses_are_unavailable_until_one_registers() {
+    let controller = Running::with(Hosts::default()).await;
+    let mut client = controller.client();
+    let refused = client.get_uri(segment("st", 0)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("registered"), "{refused}");
+    let ack = controller
+        .membership()
+        .register(registration("a"))
+        .await
+        .unwrap();
+    assert!(ack.into_inner().heartbeat_ms > 0);
+    let node = client.get_uri(segment("st", 0)).await.unwrap().into_inner();
+    assert_eq!((&*node.endpoint, node.port), ("store.test", 12345));
+    let other = controller
+        .membership()
+        .register(registration("b"))
+        .await
+        .unwrap_err();
+    assert_eq!(other.code(), Code::FailedPrecondition);
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_makes_changes_unavailable_and_queries_go_on() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    client.create_stream(config("st", 2)).await.unwrap();
+    controller.segments.set_away(true);
+    let refused = client.create_stream(config("other", 2)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let segments = client.get_current_segments(info("sc", "st")).await.unwrap();
+    assert_eq!(segments.into_inner().segment_ranges.len(), 2);
+    let exists = client
+        .check_stream_exists(info("sc", "other"))
+        .await
+        .unwrap();
+    assert!(!exists.into_inner().exists);
+    controller.segments.set_away(false);
+    let created = client.create_stream(config("other", 2)).await.unwrap();
+    assert_eq!(created.into_inner().status, 0);
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn listings_are_sorted_paged_and_end_with_an_empty_page() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    let count = 1203;
+    for number in 0..count {
+        client
+            .create_stream(config(&format!("st{number:04}"), 1))
+            .await
+            .unwrap();
+    }
+    let (mut names, mut pages, mut token) = (Vec::new(), 0, String::new());
+    loop {
+        let request = StreamsInScopeRequest {
+            scope: Some(scope("sc")),
+            continuation_token: Some(ContinuationToken { token }),
+        };
+        let page = client
+            .list_streams_in_scope(request)
+            .await
+            .unwrap()
+            .into_inner();
+        token = page.continuation_token.expect("always there").token;
+        if page.streams.is_empty() {
+            break;
+        }
+        assert!(page.streams.len() <= 1000);
+        pages += 1;
+        names.extend(page.streams.into_iter().map(|info| info.stream));
+    }
+    let expected: Vec<String> = (0..count).map(|number| format!("st{number:04}")).collect();
+    assert_eq!(names, expected);
+    assert!(pages >= 2, "{pages} pages");
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn names_that_could_leave_their_place_are_refused_with_a_sentence() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    let before = controller.store.snapshot();
+    let long = "n".repeat(300);
+    for name in ["..", "a/b", "a\0b", "a b", "ä", &*long] {
+        let created = client.create_scope(scope(name)).await.unwrap().into_inner();
+        assert_eq!(
+            created.status(),
+            create_scope_status::Status::InvalidScopeName,
+            "{name:?}"
+        );
+        let created = client
+            .create_stream(config(name, 1))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(
+            created.status(),
+            create_stream_status::Status::InvalidStreamName,
+            "{name:?}"
+        );
+        let group = ReaderGroupConfiguration {
+            scope: "sc".to_owned(),
+            reader_group_name: name.to_owned(),
+            reader_group_id: "id".to_owned(),
+            ..ReaderGroupConfiguration::default()
+        };
+        let created = client
+            .create_reader_group(group)
+            .await
+            .unwrap()
+            .into_inner();
+        let invalid = create_reader_group_response::Status::InvalidRgName;
+        assert_eq!(created.status(), invalid, "{name:?}");
+        let refused = client.seal_stream(info("sc", name)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{name:?}");
+        let refused = client
+            .get_current_segments(info(name, "st"))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{name:?}");
+        let refused = client.delete_scope(scope(name)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{name:?}");
+    }
+    assert_eq!(controller.store.snapshot(), before);
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_whole_configuration_comes_back() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    let mut given = config("st", 2);
+    given.retention_policy = Some(RetentionPolicy {
+        retention_type: 2,
+        retention_param: 1000,
+        retention_max: i64::MAX,
+    });
+    given.tags = Some(Tags {
+        tag: vec!["a".to_owned(), "b".to_owned()],
+    });
+    (
+        given.timestamp_aggregation_timeout,
+        given.rollover_size_bytes,
+    ) = (5000, 1024);
+    client.create_stream(given.clone()).await.unwrap();
+    let kept = client
+        .get_stream_configuration(info("sc", "st"))
+        .await
+        .unwrap();
+    assert_eq!(kept.into_inner(), given);
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_deletion_of_a_scope_changes_nothing() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    client.create_stream(config("st", 1)).await.unwrap();
+    let before = controller.store.snapshot();
+    let refused = client.delete_scope(scope("sc")).await.unwrap().into_inner();
+    assert_eq!(refused.status(), delete_scope_status::Status::ScopeNotEmpty);
+    assert_eq!(controller.store.snapshot(), before);
+    let created = client
+        .create_stream(config("other", 1))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(created.status(), create_stream_status::Status::Success);
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_scope_is_deleted_with_all_that_is_in_it() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    for number in 0..20 {
+        client
+            .create_stream(config(&format!("st{number}"), 2))
+            .await
+            .unwrap();
+    }
+    let group = ReaderGroupConfiguration {
+        scope: "sc".to_owned(),
+        reader_group_name: "g".to_owned(),
+        reader_group_id: "id".to_owned(),
+        ..ReaderGroupConfiguration::default()
+    };
+    client.create_reader_group(group).await.unwrap();
+    let deleted = client
+        .delete_scope_recursive(scope("sc"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(deleted.status(), delete_scope_status::Status::Success);
+    assert_eq!(controller.segments.all().len(), 0);
+    let left = controller.store.snapshot();
+    assert!(left.keys().all(|key| key.starts_with("d/")), "{left:?}");
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_head_of_a_truncated_stream_is_the_cut() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    client.create_stream(config("st", 2)).await.unwrap();
+    controller.segments.grow("sc/st/0.#epoch.0", 44);
+    let cut = StreamCut {
+        stream_info: Some(info("sc", "st")),
+        cut: [(0, 44), (1, 0)].into(),
+    };
+    let truncated = client.truncate_stream(cut).await.unwrap().into_inner();
+    assert_eq!(truncated.status(), update_stream_status::Status::Success);
+    let request = GetSegmentsRequest {
+        stream_info: Some(info("sc", "st")),
+        timestamp: 0,
+    };
+    let head = client.get_segments(request).await.unwrap().into_inner();
+    let offsets: Vec<i64> = head
+        .segments
+        .iter()
+        .map(|location| location.offset)
+        .collect();
+    assert_eq!(offsets, [44, 0]);
+    assert_eq!(controller.segments.all()["sc/st/0.#epoch.0"].start, 44);
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_beyond_the_limit_is_refused_and_the_connection_lives() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    let refused = client
+        .create_scope(scope(&"n".repeat(5 << 20)))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+    client.create_scope(scope("sc")).await.unwrap();
+    controller.stop().await.unwrap();
+}
