@@ -230,6 +230,11 @@ impl DurableLog {
         self.0.epoch
     }
 
+    /// Returns the most bytes a frame's body may have; a larger one stops the log.
+    pub fn frame_bytes_max(&self) -> u64 {
+        self.0.wal.frame_bytes_max
+    }
+
     /// Returns a builder for a frame with a body of about `capacity` bytes.
     pub fn builder(&self, capacity: usize) -> FrameBuilder {
         self.0.wal.pool.builder(capacity)
