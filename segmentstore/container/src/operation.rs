@@ -134,6 +134,11 @@ impl Change<'_> {
         17 + self.key.len() as u64 + self.value.map_or(0, |value| value.len() as u64)
     }
 
+    /// Returns the bytes it takes in a record.
+    pub(crate) fn encoded_len(&self) -> usize {
+        8 + self.key.len() + self.value.map_or(0, <[u8]>::len)
+    }
+
     /// Writes it. The key has at most 65,535 bytes.
     pub(crate) fn encode(&self, out: &mut impl BufMut) {
         out.put_u8(u8::from(self.value.is_none()));
@@ -419,3 +424,6 @@ impl<'a> Cursor<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

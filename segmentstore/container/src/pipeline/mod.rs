@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::frame::Filling;
 use self::reply::{Answer, Caller, Destination, Reply, appended};
 use self::window::Window;
-use crate::operation::{Operation, Records};
+use crate::operation::{ATTRIBUTE, Operation, Records};
 use crate::shared::Shared;
 use crate::state::admit::{Intent, Verdict};
 use crate::state::{Effect, Sid, Speculation};
@@ -70,6 +70,27 @@ pub(crate) enum Wish {
     TableRemove(Vec<TableKey>, Option<i64>, Caller<()>),
 }
 
+impl Wish {
+    /// Returns about how many bytes its record will have, not less but for small change.
+    fn bytes(&self) -> usize {
+        let key = |key: &TableKey| 8 + key.key.len();
+        match self {
+            Self::TableUpdate(entries, ..) => entries
+                .iter()
+                .map(|entry| key(&entry.key) + entry.value.0.len())
+                .sum(),
+            Self::TableRemove(keys, ..) => keys.iter().map(key).sum(),
+            Self::Create(_, attributes, _) | Self::OverwriteAttributes(attributes, _) => {
+                attributes.len() * ATTRIBUTE
+            }
+            Self::Seal(_)
+            | Self::Truncate(..)
+            | Self::Delete { .. }
+            | Self::UpdateAttribute(..) => 0,
+        }
+    }
+}
+
 /// A frame on its way to the log.
 struct Flight {
     ticket: AppendTicket,
@@ -89,6 +110,8 @@ pub(crate) struct Pipeline {
     requests: mpsc::Receiver<Request>,
     space: watch::Receiver<Space>,
     full: bool,
+    /// Size at which a frame is closed.
+    frame_bytes: usize,
     /// Taken from the inbox, not yet in order.
     backlog: VecDeque<(Arc<Destination>, std::vec::IntoIter<AppendOp>)>,
     /// An operation taken from the backlog that did not fit the frame.
@@ -113,8 +136,11 @@ impl Pipeline {
         requests: mpsc::Receiver<Request>,
         space: watch::Receiver<Space>,
     ) -> Self {
-        let speculation = Speculation::new(&shared.state.read());
+        let speculation = Speculation::new(&shared.state.read(), shared.log.frame_bytes_max());
         let window = Window::new(shared.log.window());
+        // Half, because the last operation may make it a little larger.
+        let most = usize::try_from(shared.log.frame_bytes_max() / 2).unwrap_or(usize::MAX);
+        let frame_bytes = shared.config.frame_bytes.min(most);
         let mut pipeline = Self {
             shared,
             clock,
@@ -123,6 +149,7 @@ impl Pipeline {
             requests,
             space,
             full: false,
+            frame_bytes,
             backlog: VecDeque::new(),
             next: None,
             waiting: VecDeque::new(),
@@ -218,7 +245,8 @@ impl Pipeline {
     fn admit(&mut self) {
         let shared = self.shared.clone();
         let state = shared.state.read();
-        while self.has_room(0)
+        while let Some(bytes) = self.waiting.front().map(|request| request.wish.bytes())
+            && self.has_room(bytes)
             && let Some(request) = self.waiting.pop_front()
         {
             let reply = self.perform(&state, request);
@@ -252,10 +280,9 @@ impl Pipeline {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        let config = &self.shared.config;
         self.filling.is_empty()
-            || (self.filling.bytes() + bytes <= config.frame_bytes
-                && (self.filling.operations() as usize) < config.frame_operations)
+            || (self.filling.bytes() + bytes <= self.frame_bytes
+                && (self.filling.operations() as usize) < self.shared.config.frame_operations)
     }
 
     fn take(&mut self) -> Option<(Arc<Destination>, AppendOp)> {

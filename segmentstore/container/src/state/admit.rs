@@ -23,11 +23,11 @@ const LENGTH_MAX: u64 = i64::MAX as u64;
 /// Longest name of a segment in bytes; those of the protocol are shorter.
 const NAME_BYTES_MAX: usize = 4096;
 /// Most attributes given at creation.
-const ATTRIBUTES_MAX: usize = 1024;
+const ATTRIBUTES_MAX: usize = 256;
 /// Longest key of a table.
 pub(crate) const KEY_BYTES_MAX: usize = 8192;
-/// Longest key and value of a table together, as large as a frame of the wire allows.
-const ENTRY_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a frame that are no payload, at most, if it holds one operation.
+const OVERHEAD: usize = 1 << 10;
 
 /// A segment as the operations so far will leave it.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,8 @@ pub(crate) struct Speculation {
     keys: HashMap<(Sid, Bytes), Made<Option<u64>>, Seeded>,
     next_sid: Sid,
     next_seq: u64,
+    /// Most bytes of one operation, so that it fits a frame.
+    bytes_max: usize,
     /// The segment of the last append, by the caller's own copy of the name.
     last: Option<(Arc<str>, Sid)>,
 }
@@ -94,8 +96,8 @@ pub(crate) enum Verdict {
 }
 
 impl Speculation {
-    /// Starts with nothing on its way.
-    pub(crate) fn new(state: &State) -> Self {
+    /// Starts with nothing on its way. Frames can have bodies of at most `frame_bytes_max`.
+    pub(crate) fn new(state: &State, frame_bytes_max: u64) -> Self {
         let hasher = state.hasher();
         Self {
             names: HashMap::with_hasher(hasher),
@@ -104,6 +106,9 @@ impl Speculation {
             keys: HashMap::with_hasher(hasher),
             next_sid: state.next_sid,
             next_seq: state.next_seq,
+            bytes_max: usize::try_from(frame_bytes_max)
+                .unwrap_or(usize::MAX)
+                .saturating_sub(OVERHEAD),
             last: None,
         }
     }
@@ -122,7 +127,7 @@ impl Speculation {
     ///
     /// # Errors
     /// [`Error::NoSuchSegment`], [`Error::SegmentSealed`], [`Error::WrongOffset`],
-    /// [`Error::Unsupported`] for a table. Whether the writer has written these events already is
+    /// [`Error::InvalidArgument`] if it fits no frame, [`Error::Unsupported`] for a table. Whether the writer has written these events already is
     /// asked before all of these but the first: a repeated append must never look refused.
     pub(crate) fn append(
         &mut self,
@@ -155,6 +160,7 @@ impl Speculation {
             });
         }
         let offset = head.length;
+        self.check_size(usize::try_from(intent.bytes).unwrap_or(usize::MAX))?;
         if LENGTH_MAX - offset < intent.bytes {
             return Err(Error::InvalidArgument(format!("segment {name} is full")));
         }
@@ -408,7 +414,7 @@ impl Speculation {
     ) -> Result<Vec<i64>, Error> {
         let (sid, head) = self.table(state, name, expected_length, "updateTableEntries")?;
         for entry in entries {
-            check_entry(&entry.key.key, entry.value.0.len())?;
+            check_key(&entry.key.key)?;
             self.check_version(state, name, sid, &entry.key)?;
         }
         let changes = entries
@@ -431,7 +437,7 @@ impl Speculation {
     ) -> Result<(), Error> {
         let (sid, head) = self.table(state, name, expected_length, "removeTableKeys")?;
         for key in keys {
-            check_entry(&key.key, 0)?;
+            check_key(&key.key)?;
             self.check_version(state, name, sid, key)?;
         }
         let mut there: Vec<_> = keys.iter().map(|key| &key.key).collect();
@@ -460,6 +466,12 @@ impl Speculation {
         if LENGTH_MAX - head.length < grows {
             return Err(Error::InvalidArgument(format!("table {name} is full")));
         }
+        self.check_size(
+            changes
+                .clone()
+                .map(|change| as_change(change).encoded_len())
+                .sum(),
+        )?;
         let base = head.length;
         let (mut raw, mut count) = (BytesMut::new(), 0);
         let mut versions = Vec::new();
@@ -591,6 +603,15 @@ impl Speculation {
         }
     }
 
+    fn check_size(&self, bytes: usize) -> Result<(), Error> {
+        if bytes <= self.bytes_max {
+            return Ok(());
+        }
+        let max = self.bytes_max;
+        let what = format!("an operation of {bytes} bytes, at most {max} are possible");
+        Err(Error::InvalidArgument(what))
+    }
+
     fn advance(&mut self) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -656,18 +677,14 @@ impl Speculation {
     }
 }
 
-fn check_entry(key: &Bytes, value_bytes: usize) -> Result<(), Error> {
-    let what = match (key.len(), value_bytes) {
-        (0, _) => "a table key without bytes".to_owned(),
-        (key, _) if key > KEY_BYTES_MAX => {
-            format!("a table key of {key} bytes, at most {KEY_BYTES_MAX} are possible")
-        }
-        (key, value) if key + value > ENTRY_BYTES_MAX => {
-            format!("a table entry of {} bytes", key + value)
-        }
-        _ => return Ok(()),
-    };
-    Err(Error::InvalidArgument(what))
+fn check_key(key: &Bytes) -> Result<(), Error> {
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "a table key of {} bytes, it must have 1 to {KEY_BYTES_MAX}",
+        key.len()
+    )))
 }
 
 fn missing(name: &Arc<str>) -> Error {

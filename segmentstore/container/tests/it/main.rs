@@ -1,5 +1,10 @@
 //! Does the public API do what its documentation says?
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "these are tests, their helpers included"
+)]
+
 mod append;
 mod failure;
 mod pressure;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use sarit_container::{AppendOp, Config, Done, Error, MemoryBudget, Offset};
+use sarit_container::{AppendOp, Config, Done, Error, Kind, MemoryBudget, Offset};
+use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
 use sarit_wal::memory::MemoryFaults;
 use tokio::time::timeout;
 
@@ -171,6 +172,45 @@ async fn events_as_large_as_the_wire_allows_are_stored_whole() {
             offset += bytes.len() as u64;
         }
     }
+}
+
+#[tokio::test]
+async fn what_fits_no_frame_is_refused() {
+    let world = World::new().await;
+    world.stream("s").await;
+    let kind = Kind::Table { key_length: 0 };
+    world.container.create("t", kind, vec![]).await.unwrap();
+    let mut writer = world.connect();
+    let huge = Bytes::from(vec![0; 17 << 20]);
+    writer
+        .submit(vec![append_bytes("s", 1, 1, huge.clone())])
+        .await;
+    let refused = writer.outcome().await.result;
+    assert!(matches!(refused, Err(Error::InvalidArgument(_))));
+    let entry = |key: u8, value: Bytes| TableEntry {
+        key: TableKey {
+            key: vec![key].into(),
+            version: TableKey::NO_VERSION,
+        },
+        value: TableValue(value),
+    };
+    let half = huge.slice(..9 << 20);
+    for entries in [
+        vec![entry(1, huge)],
+        vec![entry(1, half.clone()), entry(2, half.clone())],
+    ] {
+        let refused = world.container.table_update("t", entries, None).await;
+        assert!(matches!(refused, Err(Error::InvalidArgument(_))));
+    }
+    // Several that fit one each, at once.
+    let set = |key| {
+        world
+            .container
+            .table_update("t", vec![entry(key, half.clone())], None)
+    };
+    let (one, two, three) = tokio::join!(set(1), set(2), set(3));
+    assert!(one.is_ok() && two.is_ok() && three.is_ok());
+    assert_eq!(writer.append("s", 1, 1, b"x").await.unwrap(), 1);
 }
 
 #[tokio::test]
