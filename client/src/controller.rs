@@ -634,3 +634,6 @@ fn listed(
 
 /// Addresses remembered at most; then they are all asked for again.
 const ADDRESSES_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests;

@@ -72,11 +72,15 @@ impl Net for PipeNet {
 pub(crate) struct Peers(mpsc::UnboundedReceiver<DuplexStream>);
 
 impl Peers {
+    /// Waits for the next connection, whatever is spoken on it.
+    pub(crate) async fn raw(&mut self) -> DuplexStream {
+        self.0.recv().await.expect("the network lives")
+    }
+
     /// Waits for the next connection without greeting it.
     pub(crate) async fn silent(&mut self) -> Peer {
-        let stream = self.0.recv().await.expect("the network lives");
         Peer {
-            stream,
+            stream: self.raw().await,
             buffer: BytesMut::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! Calls on segments: create, seal, truncate, delete, describe, attributes, tables.
+//! Calls on segments: create, seal, truncate, delete, describe, attributes.
 //!
 //! This is the retrying level of its path: lost connections, other owners and silence are met with
 //! another attempt, with backoff and jitter, until the deadline of [`Retry`]. A call that must not be
@@ -8,10 +8,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use sarit_env::Rng;
 use sarit_proto::ids::{AttributeId, Offset};
-use sarit_proto::wire::field::{IteratorArgs, TableEntry, TableKey};
 use sarit_proto::wire::{Command, Reply, command};
 
 use super::Locate;
@@ -50,57 +48,9 @@ pub struct SegmentPolicy {
     pub target_rate: i32,
 }
 
-/// What a table segment's keys look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TableKeys {
-    /// Any length; pages come in no order and are resumed by token.
-    AnyLength,
-    /// All of this many bytes, 1 to 256; pages are sorted and may have bounds.
-    Fixed(u16),
-}
-
-/// Which page of a table to read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// Where the previous page ended; empty at first. Only with [`TableKeys::AnyLength`].
-    pub token: Bytes,
-    /// First key, inclusive; empty for the very first. Only with [`TableKeys::Fixed`].
-    pub from_key: Bytes,
-    /// Last key, inclusive; empty for the very last. Only with [`TableKeys::Fixed`].
-    pub to_key: Bytes,
-    /// How many entries to aim at.
-    pub count: i32,
-}
-
-/// What changed in a table since a position.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableDelta {
-    /// The latest entry of each key that changed.
-    pub entries: Vec<TableEntry>,
-    /// Whether older knowledge must be thrown away first.
-    pub should_clear: bool,
-    /// Whether nothing is left to read.
-    pub reached_end: bool,
-    /// Where to go on.
-    pub last_position: i64,
-}
-
-/// A table segment's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableInfo {
-    /// The first offset kept.
-    pub start: Offset,
-    /// The offset after the last byte.
-    pub length: Offset,
-    /// Entries, as far as they are counted yet.
-    pub entries: i64,
-    /// Bytes of a key, 0 for any.
-    pub key_length: i32,
-}
-
 /// Whether a request may be done twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Repeat {
+pub(super) enum Repeat {
     Safe,
     Unsafe,
 }
@@ -129,31 +79,6 @@ impl Segments {
                     target_rate: policy.target_rate,
                     scale_type: policy.scale_type,
                     token: String::new(),
-                    rollover_size: 0,
-                }
-                .into()
-            })
-            .await;
-        created(reply)
-    }
-
-    /// Creates a table segment. Returns whether it is new; an existing one is left alone.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] for an impossible key length, and those of [`Error`].
-    pub async fn create_table(&self, segment: &str, keys: TableKeys) -> Result<bool, Error> {
-        let key_length = match keys {
-            TableKeys::AnyLength => 0,
-            TableKeys::Fixed(length) => i32::from(length),
-        };
-        let reply = self
-            .ask(segment, Repeat::Safe, |request_id| {
-                command::CreateTableSegment {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                    sorted: false,
-                    key_length,
                     rollover_size: 0,
                 }
                 .into()
@@ -217,25 +142,6 @@ impl Segments {
                 command::DeleteSegment {
                     request_id,
                     segment: segment.to_owned(),
-                    token: String::new(),
-                }
-                .into()
-            })
-            .await;
-        deleted(reply)
-    }
-
-    /// Deletes a table segment, if asked only an empty one. Returns whether it was there.
-    ///
-    /// # Errors
-    /// [`Error::TableNotEmpty`], and those of [`Error`].
-    pub async fn delete_table(&self, segment: &str, only_if: Emptiness) -> Result<bool, Error> {
-        let reply = self
-            .ask(segment, Repeat::Safe, |request_id| {
-                command::DeleteTableSegment {
-                    request_id,
-                    segment: segment.to_owned(),
-                    must_be_empty: only_if == Emptiness::Empty,
                     token: String::new(),
                 }
                 .into()
@@ -348,206 +254,8 @@ impl Segments {
         }
     }
 
-    /// Puts entries into a table, all or none; a key's version is a condition. Returns the new versions.
-    ///
-    /// # Errors
-    /// [`Error::KeyBadVersion`], [`Error::KeyDoesNotExist`]; [`Error::OutcomeUnknown`] if there was a
-    /// condition and the reply was lost; and those of [`Error`].
-    pub async fn table_update(
-        &self,
-        segment: &str,
-        entries: Vec<TableEntry>,
-    ) -> Result<Vec<i64>, Error> {
-        let repeat = repeat_of(entries.iter().map(|entry| &entry.key));
-        let reply = self
-            .ask(segment, repeat, |request_id| {
-                command::UpdateTableEntries {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                    entries: entries.clone(),
-                    expected_length: -1,
-                }
-                .into()
-            })
-            .await;
-        match reply {
-            Ok((_, Reply::TableEntriesUpdated(updated))) => Ok(updated.versions),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Removes keys from a table, all or none; a key's version is a condition.
-    ///
-    /// # Errors
-    /// As [`Segments::table_update`].
-    pub async fn table_remove(&self, segment: &str, keys: Vec<TableKey>) -> Result<(), Error> {
-        let repeat = repeat_of(keys.iter());
-        let reply = self
-            .ask(segment, repeat, |request_id| {
-                command::RemoveTableKeys {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                    keys: keys.clone(),
-                    expected_length: -1,
-                }
-                .into()
-            })
-            .await;
-        match reply {
-            Ok((_, Reply::TableKeysRemoved(_))) => Ok(()),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Reads the values of `keys`, one per key in their order; `None` where there is none.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchSegment`], and those of [`Error`].
-    pub async fn table_read(
-        &self,
-        segment: &str,
-        keys: Vec<Bytes>,
-    ) -> Result<Vec<Option<TableEntry>>, Error> {
-        let wanted = keys.len();
-        let keys: Vec<_> = keys.into_iter().map(unconditional).collect();
-        let reply = self
-            .ask(segment, Repeat::Safe, |request_id| {
-                command::ReadTable {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                    keys: keys.clone(),
-                }
-                .into()
-            })
-            .await;
-        match reply {
-            Ok((_, Reply::TableRead(read))) if read.entries.len() == wanted => Ok(read
-                .entries
-                .into_iter()
-                .map(|entry| (entry.key.version != TableKey::NOT_EXISTS).then_some(entry))
-                .collect()),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Reads a page of keys with their versions, and the token of the next page. No keys: the end.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] if token or bounds don't fit the table, and those of [`Error`].
-    pub async fn table_keys(
-        &self,
-        segment: &str,
-        page: Page,
-    ) -> Result<(Vec<TableKey>, Bytes), Error> {
-        let reply = self
-            .ask(segment, Repeat::Safe, |request_id| {
-                command::ReadTableKeys {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                    suggested_count: page.count,
-                    args: page.args(),
-                }
-                .into()
-            })
-            .await;
-        match reply {
-            Ok((_, Reply::TableKeysRead(read))) => Ok((read.keys, read.continuation_token)),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Reads a page of entries, and the token of the next page. No entries: the end.
-    ///
-    /// # Errors
-    /// As [`Segments::table_keys`].
-    pub async fn table_entries(
-        &self,
-        segment: &str,
-        page: Page,
-    ) -> Result<(Vec<TableEntry>, Bytes), Error> {
-        let reply = self
-            .ask(segment, Repeat::Safe, |request_id| {
-                command::ReadTableEntries {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                    suggested_count: page.count,
-                    args: page.args(),
-                }
-                .into()
-            })
-            .await;
-        match reply {
-            Ok((_, Reply::TableEntriesRead(read))) => Ok((read.entries, read.continuation_token)),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Reads what changed in a table since `from`, about `count` entries.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for tables of fixed key length, and those of [`Error`].
-    pub async fn table_delta(
-        &self,
-        segment: &str,
-        from: i64,
-        count: i32,
-    ) -> Result<TableDelta, Error> {
-        let reply = self
-            .ask(segment, Repeat::Safe, |request_id| {
-                command::ReadTableEntriesDelta {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                    from_position: from,
-                    suggested_count: count,
-                }
-                .into()
-            })
-            .await;
-        match reply {
-            Ok((_, Reply::TableEntriesDeltaRead(read))) => Ok(TableDelta {
-                entries: read.entries,
-                should_clear: read.should_clear,
-                reached_end: read.reached_end,
-                last_position: read.last_position,
-            }),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Reads a table segment's numbers.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchSegment`], and those of [`Error`].
-    pub async fn table_info(&self, segment: &str) -> Result<TableInfo, Error> {
-        let reply = self
-            .ask(segment, Repeat::Safe, |request_id| {
-                command::GetTableSegmentInfo {
-                    request_id,
-                    segment: segment.to_owned(),
-                    token: String::new(),
-                }
-                .into()
-            })
-            .await;
-        match reply {
-            Ok((_, Reply::TableSegmentInfo(info))) => Ok(TableInfo {
-                start: unsigned(info.start_offset),
-                length: unsigned(info.length),
-                entries: info.entry_count,
-                key_length: info.key_length,
-            }),
-            other => Err(unexpected(other)),
-        }
-    }
-
     /// Sends the request until it is answered, and turns failure replies into errors.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         segment: &str,
         repeat: Repeat,
@@ -595,15 +303,6 @@ impl Segments {
     }
 }
 
-/// Whether a table may be deleted with entries in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Emptiness {
-    /// Only without entries.
-    Empty,
-    /// With whatever is in it.
-    Any,
-}
-
 /// A compare-and-set of an attribute; `NULL_ATTRIBUTE` stands for "not set".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttributeChange {
@@ -611,17 +310,6 @@ pub struct AttributeChange {
     pub expected: i64,
     /// The value it gets.
     pub new: i64,
-}
-
-impl Page {
-    fn args(&self) -> IteratorArgs {
-        IteratorArgs {
-            continuation_token: self.token.clone(),
-            prefix: Bytes::new(),
-            from_key: self.from_key.clone(),
-            to_key: self.to_key.clone(),
-        }
-    }
 }
 
 /// The error that a failure reply stands for; `None` if the reply is not a failure.
@@ -658,7 +346,7 @@ pub(crate) fn failure(reply: &Reply, endpoint: &Endpoint, what: &'static str) ->
     })
 }
 
-fn created(reply: Result<(Endpoint, Reply), Error>) -> Result<bool, Error> {
+pub(super) fn created(reply: Result<(Endpoint, Reply), Error>) -> Result<bool, Error> {
     match reply {
         Ok((_, Reply::SegmentCreated(_))) => Ok(true),
         Ok((_, Reply::SegmentAlreadyExists(_))) => Ok(false),
@@ -666,7 +354,7 @@ fn created(reply: Result<(Endpoint, Reply), Error>) -> Result<bool, Error> {
     }
 }
 
-fn deleted(reply: Result<(Endpoint, Reply), Error>) -> Result<bool, Error> {
+pub(super) fn deleted(reply: Result<(Endpoint, Reply), Error>) -> Result<bool, Error> {
     match reply {
         Ok((_, Reply::SegmentDeleted(_))) => Ok(true),
         Err(Error::NoSuchSegment(_)) => Ok(false),
@@ -675,28 +363,13 @@ fn deleted(reply: Result<(Endpoint, Reply), Error>) -> Result<bool, Error> {
 }
 
 /// An answer that is not one to the question.
-fn unexpected(reply: Result<(Endpoint, Reply), Error>) -> Error {
+pub(super) fn unexpected(reply: Result<(Endpoint, Reply), Error>) -> Error {
     match reply {
         Ok((endpoint, reply)) => Error::Protocol {
             endpoint,
             what: format!("unexpected {}", reply.name()),
         },
         Err(error) => error,
-    }
-}
-
-fn unconditional(key: Bytes) -> TableKey {
-    TableKey {
-        key,
-        version: TableKey::NO_VERSION,
-    }
-}
-
-fn repeat_of<'a>(mut keys: impl Iterator<Item = &'a TableKey>) -> Repeat {
-    if keys.all(|key| key.version == TableKey::NO_VERSION) {
-        Repeat::Safe
-    } else {
-        Repeat::Unsafe
     }
 }
 

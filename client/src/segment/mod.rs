@@ -1,8 +1,9 @@
-//! One segment at a time: [`admin`] creates, seals, describes it, `writer` appends to it, `reader`
-//! reads it. Who serves it is asked through [`Locate`].
+//! One segment at a time: [`admin`] creates, seals, describes it, [`table`] does so with tables, `writer`
+//! appends to it, [`reader`] reads it. Who serves it is asked through [`Locate`].
 
 pub mod admin;
 pub mod reader;
+pub mod table;
 pub(crate) mod writer;
 
 use std::fmt::Debug;

@@ -1,5 +1,6 @@
+use bytes::Bytes;
 use sarit_proto::ids::NULL_ATTRIBUTE;
-use sarit_proto::wire::field::TableValue;
+use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
 use sarit_proto::wire::reply;
 
 use super::*;
