@@ -196,8 +196,8 @@ pub(crate) struct LocalChain(Arc<Local>);
 struct Local {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// One swap at a time; a swap is a handful of system calls.
-    swapping: tokio::sync::Mutex<()>,
+    /// Per log one swap at a time; those of several logs share the device's syncs.
+    swapping: Mutex<BTreeMap<LogId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl LocalChain {
@@ -205,11 +205,10 @@ impl LocalChain {
     pub(crate) async fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<Self, Error> {
         let created = disk.create_dir_all(&dir).await;
         created.map_err(|error| Error::io("create", &dir, error))?;
-        let swapping = tokio::sync::Mutex::new(());
         Ok(Self(Arc::new(Local {
             disk,
             dir,
-            swapping,
+            swapping: Mutex::default(),
         })))
     }
 }
@@ -226,7 +225,8 @@ impl Local {
     }
 
     async fn swap(&self, log: LogId, expected: u64, next: ChainRecord) -> Result<bool, Error> {
-        let _swapping = self.swapping.lock().await;
+        let swapping = self.swapping.lock().entry(log).or_default().clone();
+        let _swapping = swapping.lock().await;
         if self.read(log).await?.revision != expected {
             return Ok(false);
         }

@@ -24,6 +24,8 @@ const COVERED: usize = 96;
 pub(crate) const LANE: u32 = 0;
 /// Zeros are written in pieces of this size.
 const PIECE: usize = 1 << 20;
+/// And synced so often, lest the lane's syncs queue up behind a whole file of them.
+const SYNC_EVERY: u64 = 4 << 20;
 
 /// A block of zeros, for padding.
 pub(crate) static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
@@ -227,9 +229,13 @@ async fn fill(handle: &dyn DiskFile, header: &FileHeader, len: u64) -> io::Resul
     handle.write_at(0, &[header.encode()]).await?;
     let mut at = BLOCK;
     while at < len {
-        let piece = (len - at).min(zeros.len() as u64) as usize;
+        // Ends on multiples of the piece.
+        let piece = (PIECE as u64 - at % PIECE as u64).min(len - at) as usize;
         handle.write_at(at, &[zeros.slice(..piece)]).await?;
         at += piece as u64;
+        if at.is_multiple_of(SYNC_EVERY) && at < len {
+            handle.sync_data().await?;
+        }
     }
     handle.sync_data().await
 }

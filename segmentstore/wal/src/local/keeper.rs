@@ -17,6 +17,9 @@ use crate::{Error, Space};
 const RETRY: Duration = Duration::from_secs(1);
 /// The first files of a store are small, because its first append waits for their zeros.
 const FIRST_FILES: [u64; 2] = [4 << 20, 16 << 20];
+/// Truncation frees files in bursts: this many times the files to keep ready are kept for reuse, so
+/// that steady traffic writes no zeros.
+const SPARES: usize = 4;
 /// Exempt frames get files of this size while the disk is full.
 const RESERVE_FILE: u64 = 1 << 20;
 
@@ -31,8 +34,8 @@ enum For {
 /// Runs until the lane has stopped.
 pub(super) async fn run(local: Arc<Local>) {
     loop {
-        let lacking = match local.keep().await {
-            Ok(lacking) => lacking,
+        let kept = match local.keep().await {
+            Ok(kept) => kept,
             Err(error) => {
                 local.stop(error);
                 return;
@@ -42,18 +45,28 @@ pub(super) async fn run(local: Arc<Local>) {
             return;
         }
         let woken = local.keeper.notified();
-        if lacking {
+        match kept {
+            Kept::Busy => {}
+            Kept::Enough => woken.await,
             // Either way it looks again.
-            let _ = tokio::time::timeout(RETRY, woken).await;
-        } else {
-            woken.await;
+            Kept::Lacking => drop(tokio::time::timeout(RETRY, woken).await),
         }
     }
 }
 
+/// How a round of the keeper ended.
+enum Kept {
+    /// There may be more to do.
+    Busy,
+    Enough,
+    /// There is no space for a file.
+    Lacking,
+}
+
 impl Local {
-    /// Does what there is to do; says whether a file is lacking for want of space.
-    async fn keep(&self) -> Result<bool, Error> {
+    /// Does a round: ends, removals, reuse, then at most one new file, because meanwhile there may be
+    /// one to reuse.
+    async fn keep(&self) -> Result<Kept, Error> {
         let (closing, discarded) = {
             let mut files = self.files.lock();
             (
@@ -78,7 +91,7 @@ impl Local {
         // Ends are put on record in order, so that of the file before a closed one is.
         let unneeded = self.index.lock().take_unneeded();
         for file in unneeded {
-            let wanted = self.files.lock().ready.len() < self.config.ready_files;
+            let wanted = self.files.lock().ready.len() < SPARES * self.config.ready_files;
             if !wanted || file.len != self.config.file_bytes {
                 self.remove(&file).await?;
                 continue;
@@ -101,40 +114,37 @@ impl Local {
         synced.map_err(|error| Error::io("sync", &self.dir, error))
     }
 
-    /// Prepares files until enough are ready; says whether space stopped it.
-    async fn refill(&self) -> Result<bool, Error> {
-        loop {
-            {
-                let files = self.files.lock();
-                if files.stopped || files.ready.len() >= self.config.ready_files {
-                    return Ok(false);
-                }
+    /// Prepares a file if too few are ready.
+    async fn refill(&self) -> Result<Kept, Error> {
+        let count = {
+            let files = self.files.lock();
+            if files.stopped || files.ready.len() >= self.config.ready_files {
+                return Ok(Kept::Enough);
             }
-            let first = FIRST_FILES.get(self.files.lock().last_number as usize);
-            let len = first.map_or(self.config.file_bytes, |len| {
-                self.config.file_bytes.min(*len)
-            });
-            let Err(reason) = self.prepare(len, For::Everything).await? else {
-                continue;
-            };
-            let (starving, wanted) = {
-                let files = self.files.lock();
-                let none = files.ready.is_empty();
-                (files.starving && none, files.reserve.filter(|_| none))
-            };
-            if starving {
-                self.lane.set_space(Space::Full { reason });
-                self.lane.wake();
-            }
-            if let Some(bytes) = wanted {
-                let needed = (bytes + FILE_OVERHEAD).next_multiple_of(BLOCK);
-                let len = needed.max(RESERVE_FILE.min(self.config.file_bytes));
-                if let Err(reason) = self.prepare(len, For::Exempt).await? {
-                    tracing::debug!(reason, "the reserve of the log is used up too");
-                }
-            }
-            return Ok(true);
+            files.last_number as usize
+        };
+        let len = FIRST_FILES.get(count).unwrap_or(&self.config.file_bytes);
+        let len = self.config.file_bytes.min(*len);
+        let Err(reason) = self.prepare(len, For::Everything).await? else {
+            return Ok(Kept::Busy);
+        };
+        let (starving, wanted) = {
+            let files = self.files.lock();
+            let none = files.ready.is_empty();
+            (files.starving && none, files.reserve.filter(|_| none))
+        };
+        if starving {
+            self.lane.set_space(Space::Full { reason });
+            self.lane.wake();
         }
+        if let Some(bytes) = wanted {
+            let needed = (bytes + FILE_OVERHEAD).next_multiple_of(BLOCK);
+            let len = needed.max(RESERVE_FILE.min(self.config.file_bytes));
+            if let Err(reason) = self.prepare(len, For::Exempt).await? {
+                tracing::debug!(reason, "the reserve of the log is used up too");
+            }
+        }
+        Ok(Kept::Lacking)
     }
 
     /// Prepares one file, or says what there is too little of.
