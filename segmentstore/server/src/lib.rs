@@ -232,7 +232,7 @@ impl Store {
         ));
         let accepted = async {
             while let Some(ended) = accepting.join_next().await {
-                ended.map_err(|_| Error::Task("connection"))?;
+                ended.map_err(|_| Error::Task("listener"))?;
             }
             Ok::<_, Error>(())
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sarit_container::MemoryBudget;
 use sarit_env::{Listener, NetStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -32,7 +32,10 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => open.store(connections.len(), Relaxed),
+            Some(ended) = connections.join_next() => {
+                check(ended);
+                open.store(connections.len(), Relaxed);
+            }
             accepted = listener.accept() => match accepted {
                 Ok(stream) => {
                     failing = false;
@@ -52,8 +55,18 @@ pub(crate) async fn run(
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {
+    while let Some(ended) = connections.join_next().await {
+        check(ended);
         open.store(connections.len(), Relaxed);
+    }
+}
+
+/// A connection never panics, whatever its peer sends; if one does, the process has a defect and ends.
+fn check(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 

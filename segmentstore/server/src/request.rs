@@ -56,9 +56,10 @@ pub(crate) struct Terms {
 pub(crate) fn serve(command: Command, terms: Terms) -> BoxFuture<'static, Answer> {
     async move {
         let what = What::of(&command);
-        let answer = match what.check() {
-            Err(refusal) => Ok(refusal),
-            Ok(()) => what.answer(command, &terms).await,
+        let refused = what.unbuilt(&command).or_else(|| what.check().err());
+        let answer = match refused {
+            Some(refusal) => Ok(refusal),
+            None => what.answer(command, &terms).await,
         };
         drop(terms.permit);
         answer.map(|reply| what.bounded(reply))
@@ -148,9 +149,6 @@ impl What {
     }
 
     async fn answer(&self, command: Command, terms: &Terms) -> Answer {
-        if let Some(refusal) = self.unbuilt(&command) {
-            return Ok(refusal);
-        }
         let container = match terms.host.serving(terms.host.owner(&self.segment)).await {
             Ok(container) => container,
             Err(Unavailable::Refused(why)) => {

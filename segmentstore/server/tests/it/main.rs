@@ -6,6 +6,8 @@
 )]
 
 mod bad_input;
+mod by_hand;
+mod membership;
 mod replay;
 mod session;
 mod start_stop;

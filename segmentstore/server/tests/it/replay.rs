@@ -41,7 +41,11 @@ pub(crate) enum Line {
     Closed {
         connection: u32,
     },
-    Silence,
+    Silence {
+        connection: u32,
+    },
+    /// Names the exchange above it.
+    Label(String),
 }
 
 pub(crate) fn recording(name: &str) -> Vec<Line> {
@@ -121,6 +125,9 @@ fn mend(lines: &[Line], at: usize) -> Option<Line> {
 }
 
 fn parse_line(line: &str) -> Option<Line> {
+    if let Some(label) = line.strip_prefix("#   ^ ") {
+        return Some(Line::Label(label.to_owned()));
+    }
     if line.starts_with('#') || line.is_empty() {
         return None;
     }
@@ -131,7 +138,7 @@ fn parse_line(line: &str) -> Option<Line> {
         return Some(Line::Closed { connection });
     }
     if line.contains("(no reply") {
-        return Some(Line::Silence);
+        return Some(Line::Silence { connection });
     }
     let hex = words.nth(1)?.trim_end_matches(" *");
     if let Some((beginning, rest)) = hex.split_once("...(") {
@@ -182,19 +189,19 @@ fn segments(command: &Command) -> (Vec<&str>, bool) {
 }
 
 /// One recording being played against our store.
-struct Play {
-    world: World,
+pub(crate) struct Play {
+    pub(crate) world: World,
     admin: Peer,
     peers: BTreeMap<u32, Peer>,
     /// Per connection and writer, the last event number we acknowledged and the length then.
     acked: BTreeMap<(u32, WriterId), (i64, i64)>,
     /// Continuation tokens: the recorded one → ours.
     tokens: BTreeMap<Bytes, Bytes>,
-    compared: usize,
+    pub(crate) compared: usize,
 }
 
 impl Play {
-    async fn start(lines: &[Line]) -> Self {
+    pub(crate) async fn start(lines: &[Line]) -> Self {
         let world = World::start().await;
         let mut admin = world.peer().await;
         let (mut known, mut created) = (BTreeSet::new(), BTreeSet::new());
@@ -223,7 +230,7 @@ impl Play {
         }
     }
 
-    async fn peer(&mut self, connection: u32) -> &mut Peer {
+    pub(crate) async fn peer(&mut self, connection: u32) -> &mut Peer {
         if !self.peers.contains_key(&connection) {
             let peer = self.world.peer().await;
             self.peers.insert(connection, peer);
@@ -232,7 +239,7 @@ impl Play {
     }
 
     /// Waits for the answer that belongs to a recorded one and compares the two.
-    async fn expect(&mut self, connection: u32, recorded: &Reply) {
+    pub(crate) async fn expect(&mut self, connection: u32, recorded: &Reply) {
         self.prepare(recorded).await;
         self.compared += 1;
         if let Reply::DataAppended(recorded) = recorded {
@@ -256,11 +263,14 @@ impl Play {
                 .push(next.unwrap_or_else(|| panic!("closed instead of {recorded:?}")));
         };
         self.learn_token(&ours, recorded);
+        if let Reply::AppendSetup(setup) = recorded {
+            self.acked.remove(&(connection, setup.writer_id));
+        }
         let ours = self.catch_up(ours, recorded).await;
         compare(&ours, recorded);
     }
 
-    async fn send(&mut self, connection: u32, frame: &Bytes, command: Option<&Command>) {
+    pub(crate) async fn send(&mut self, connection: u32, frame: &Bytes, command: Option<&Command>) {
         let mut command = command.cloned();
         let args = match &mut command {
             Some(Command::ReadTableKeys(read)) => Some(&mut read.args),
@@ -540,7 +550,7 @@ async fn replay(name: &str) -> usize {
             Line::Got { connection, reply } => play.expect(*connection, reply).await,
             Line::Closed { connection } => play.peer(*connection).await.assert_closed().await,
             Line::Cut { .. } => panic!("a long frame of {name} can't be put together"),
-            Line::Silence => {}
+            Line::Silence { .. } | Line::Label(_) => {}
         }
     }
     let compared = play.compared;

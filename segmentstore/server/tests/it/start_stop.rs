@@ -1,5 +1,6 @@
 //! From start to stop: the data directory, readiness, draining.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sarit_proto::wire::Reply;
@@ -8,7 +9,7 @@ use sarit_wal::memory::MemoryFaults;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{Peer, World, append, config, parts, read, start_on_disk};
+use crate::world::{Peer, World, append, config, parts, read, set_up, start_on_disk};
 
 const SEGMENT: &str = "scope/stream/0.#epoch.0";
 
@@ -121,6 +122,75 @@ async fn a_peer_that_never_finishes_a_frame_is_cut_off() {
     slow.send_bytes(&[0, 0, 0, 9, 0]).await;
     silent.assert_closed().await;
     slow.assert_closed().await;
+}
+
+/// Flips a bit wherever `bytes` are stored in the log, and returns how many places that was.
+fn damage(dir: &Path, bytes: &[u8]) -> usize {
+    let mut places = 0;
+    for entry in std::fs::read_dir(dir.join("wal/lane-0")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut content = std::fs::read(&path).unwrap();
+        let found: Vec<_> = (0..content.len())
+            .filter(|at| content[*at..].starts_with(bytes))
+            .collect();
+        for at in &found {
+            content[*at] ^= 1;
+        }
+        places += found.len();
+        std::fs::write(&path, content).unwrap();
+    }
+    places
+}
+
+#[tokio::test]
+async fn a_container_with_a_damaged_log_says_so_and_the_others_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let segment = |number: u32| format!("scope/stream{number}/0.#epoch.0");
+    let owner = |name: &str| u32::from(sarit_proto::hash::slot(name)) * 4 / 65_536;
+    let bad = segment(0);
+    let good = (1..)
+        .map(segment)
+        .find(|name| owner(name) != owner(&bad))
+        .unwrap();
+    let (running, stop) = start_on_disk(dir.path()).await.unwrap();
+    let mut peer = Peer::connect(&running).await;
+    for (writer, name) in [(1, &bad), (2, &good)] {
+        peer.create(name).await;
+        peer.set_up(name, writer).await;
+        peer.send(append(writer, 1, format!("bytes of {name}").as_bytes()))
+            .await;
+        assert_eq!(peer.reply().await.name(), "DataAppended");
+    }
+    stop.cancel();
+    running.join().await.unwrap();
+    assert_eq!(damage(dir.path(), format!("bytes of {bad}").as_bytes()), 1);
+
+    let (running, stop) = start_on_disk(dir.path()).await.unwrap();
+    let mut peer = Peer::connect(&running).await;
+    // Together, so that what is parked is answered too.
+    peer.send(set_up(&bad, 1)).await;
+    peer.send(append(1, 2, b"x")).await;
+    let reply = peer.reply().await;
+    let Reply::ErrorMessage(refused) = &reply else {
+        panic!("{reply:?}");
+    };
+    assert!(
+        refused.message.contains(".wal is corrupt at byte"),
+        "{}",
+        refused.message
+    );
+    let reply = peer.ask(read(&bad, 0, 100)).await;
+    assert_eq!(reply.name(), "ErrorMessage");
+    assert_eq!(peer.set_up(&good, 2).await, 1);
+    let data = peer.read(&good, 0, 100).await.data;
+    assert_eq!(data, format!("bytes of {good}"));
+    let health = running.inspect().health();
+    assert!(
+        health.reasons.concat().contains("does not start"),
+        "{health:?}"
+    );
+    stop.cancel();
+    running.join().await.unwrap();
 }
 
 #[tokio::test]

@@ -48,6 +48,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         data: dir.to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         containers: Some(4),
+        wal: sarit_wal::Config::tiny(),
         ..Config::default()
     }
 }
