@@ -104,6 +104,18 @@ impl Cluster {
         logs: &Path,
         settings: &[&str],
     ) -> anyhow::Result<Self> {
+        let mut cluster = Self::launch(layout, data, logs, settings)?;
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// Starts a server on `data`, its logs in `logs`, and does not wait.
+    pub fn launch(
+        layout: Layout,
+        data: &Path,
+        logs: &Path,
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
         let ports = Ports {
             controller: free_port(),
             store: free_port(),
@@ -134,7 +146,6 @@ impl Cluster {
         for role in roles {
             cluster.spawn(*role)?;
         }
-        cluster.wait_ready()?;
         Ok(cluster)
     }
 
