@@ -1,0 +1,129 @@
+//! Numbers: quantiles of latencies, CPU time and disk traffic of other processes.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// Latencies, kept whole: a run has at most a few million.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Quantiles {
+    nanos: Vec<u64>,
+    sorted: bool,
+}
+
+impl Quantiles {
+    /// Adds one.
+    pub(crate) fn add(&mut self, latency: Duration) {
+        let nanos = latency.as_nanos().try_into();
+        self.nanos.push(nanos.unwrap_or(u64::MAX));
+        self.sorted = false;
+    }
+
+    /// Adds all of another's.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.nanos.extend(&other.nanos);
+        self.sorted = false;
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.nanos.len()
+    }
+
+    /// Returns the latency that `part` of all stay below or at, in microseconds; 0 if there is none.
+    pub(crate) fn micros(&mut self, part: f64) -> f64 {
+        if !self.sorted {
+            self.nanos.sort_unstable();
+            self.sorted = true;
+        }
+        let last = self.nanos.len().saturating_sub(1);
+        let at = (last as f64 * part).round() as usize;
+        self.nanos.get(at).map_or(0.0, |nanos| *nanos as f64 / 1e3)
+    }
+
+    /// Whether they vary so much that a ratio to them says little.
+    pub(crate) fn noisy(&mut self) -> bool {
+        self.micros(0.5) > 3.0 * self.micros(0.1)
+    }
+}
+
+/// Returns the one in the middle, the lower of two; 0 if there is none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values
+        .get(values.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or_default()
+}
+
+/// CPU seconds, user and system, that the processes have used so far.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> anyhow::Result<f64> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
+    let mut ticks = 0.0;
+    for pid in pids {
+        let stat = read_proc(*pid, "stat")?;
+        // The name, in brackets, may contain blanks; the fields behind it don't.
+        let fields = stat
+            .rsplit_once(')')
+            .context("/proc/PID/stat has a name in brackets")?
+            .1;
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+        ticks += number(11).context("user time")? + number(12).context("system time")?;
+    }
+    Ok(ticks / ticks_per_second)
+}
+
+/// Bytes that the processes have caused to be written to disks so far, zero-filling included.
+pub(crate) fn disk_bytes(pids: &[u32]) -> anyhow::Result<f64> {
+    let mut bytes = 0.0;
+    for pid in pids {
+        let io = read_proc(*pid, "io")?;
+        let line = io
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes: "));
+        bytes += line
+            .and_then(|number| number.parse::<f64>().ok())
+            .context("write_bytes")?;
+    }
+    Ok(bytes)
+}
+
+fn read_proc(pid: u32, file: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    text.with_context(|| format!("read /proc/{pid}/{file}: is the process gone?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_all_that_was_added() {
+        let mut quantiles = Quantiles::default();
+        (1..=101)
+            .rev()
+            .for_each(|n| quantiles.add(Duration::from_micros(n)));
+        assert_eq!(quantiles.micros(0.5), 51.0);
+        assert_eq!(quantiles.micros(0.99), 100.0);
+        assert_eq!(Quantiles::default().micros(0.5), 0.0);
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.0);
+        assert_eq!(median(Vec::new()), 0.0);
+    }
+
+    #[test]
+    fn a_process_that_works_uses_cpu() {
+        let pid = [std::process::id()];
+        let before = cpu_seconds(&pid).unwrap();
+        let mut sum = 0_u64;
+        while cpu_seconds(&pid).unwrap() < before + 0.03 {
+            (0..1_000_000).for_each(|n| sum = std::hint::black_box(sum ^ n));
+        }
+        assert!(disk_bytes(&pid).unwrap() >= 0.0);
+    }
+}
