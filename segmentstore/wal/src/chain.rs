@@ -162,6 +162,9 @@ impl ChainRecord {
             rest.advance(7);
             let params = rest.get_u64_le();
             let first = FrameNo(rest.get_u64_le());
+            if first.0 == 0 {
+                return Err(broken(HEADER, "a loglet that begins with frame 0"));
+            }
             let end = Some(rest.get_u64_le()).filter(|end| *end != OPEN_END);
             record.loglets.push(LogletRecord {
                 id,

@@ -7,7 +7,7 @@ use crate::Error;
 /// A frame that carries the largest wire command (16 MiB - 1) and its record headers.
 pub(crate) const FRAME_BYTES_MAX: u64 = 17 << 20;
 /// Offsets in a file are kept in 32 bits.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 const FILE_BYTES_MIN: u64 = 64 << 10;
 /// A file's header, its idle header, and the largest padding.
 pub(crate) const FILE_OVERHEAD: u64 = 4 * 4096;

@@ -170,6 +170,18 @@ impl Lane {
         self.wake.notify_one();
     }
 
+    /// Ends the lane without waiting: nobody is left who could be told of an outcome.
+    pub(crate) fn abandon(&self) {
+        let waiting = {
+            let mut queue = self.queue.lock();
+            let gone = || Error::stopped("dropped");
+            queue.failed.get_or_insert_with(gone);
+            std::mem::take(&mut queue.entries)
+        };
+        refuse(waiting, &Error::stopped("dropped"));
+        self.wake.notify_one();
+    }
+
     /// Changes what [`crate::Wal::space`] says.
     pub(crate) fn set_space(&self, space: Space) {
         self.metrics.set_full(space != Space::Ok);
@@ -187,6 +199,10 @@ impl Lane {
 }
 
 impl Queue {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     fn recount(&mut self, metrics: &Metrics) {
         let bytes = self.entries.iter().map(|p| p.frame.header.frame_len());
         self.bytes = bytes.sum();
@@ -322,13 +338,14 @@ impl LaneWorker {
                 queue.writing = batch.iter().map(|pending| pending.frame.log()).collect();
                 Step::Write(batch)
             }
-            Taken::Misfit(bytes) => Step::Roll(bytes),
-            Taken::Nothing if queue.closing => {
+            // A stop does not wait for space.
+            Taken::Misfit(_) | Taken::Nothing if queue.closing && (full || queue.is_empty()) => {
                 let waiting = std::mem::take(&mut queue.entries);
                 drop(queue);
                 refuse(waiting, &Error::stopped("closed while there was no space"));
                 Step::End
             }
+            Taken::Misfit(bytes) => Step::Roll(bytes),
             Taken::Nothing => Step::Wait,
         }
     }
@@ -409,7 +426,7 @@ impl Current {
         self.complete(local, batch);
         self.fresh = false;
         self.at += header.total();
-        let idle = local.lane.queue.lock().entries.is_empty();
+        let idle = local.lane.queue.lock().is_empty();
         if idle {
             let rested = self.rest(false).await;
             rested.inspect_err(|error| local.lane.fail(error.clone(), Vec::new()))?;

@@ -196,7 +196,7 @@ impl LocalLoglets {
 
 impl Drop for LocalLoglets {
     fn drop(&mut self) {
-        self.local.lane.close();
+        self.local.lane.abandon();
         self.local.files.lock().stopped = true;
         self.local.keeper.notify_one();
     }

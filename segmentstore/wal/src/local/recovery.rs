@@ -22,6 +22,7 @@ use sarit_env::disk::{DirEntry, Disk, DiskFile, OpenMode};
 use super::file::{FileHeader, FileState, WalFile};
 use super::index::{Index, bad_frame};
 use crate::Error;
+use crate::config::FILE_BYTES_MAX;
 use crate::record::{BLOCK, Crc, FRAME_HEADER, FrameHeader, LANE_HEADER, LaneHeader};
 
 /// Read at once when reading on; a jump reads less.
@@ -62,7 +63,7 @@ pub(crate) async fn recover(
     // What the successor says about the end of a file.
     let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
     for file in files.values().filter_map(|file| file.as_ref().ok()) {
-        found.boot = found.boot.max(file.header.boot + 1);
+        found.boot = found.boot.max(file.header.boot.saturating_add(1));
         if file.header.state != FileState::Ready {
             ends.insert(file.header.prev, file.header.prev_end);
         }
@@ -135,11 +136,11 @@ async fn list(
     for entry in entries.map_err(|error| Error::io("list", dir, error))? {
         let stem = entry.name().split_once('.');
         let (number, kind) = match stem {
-            Some((stem, kind)) if stem.len() == 16 => (u64::from_str_radix(stem, 16).ok(), kind),
+            Some((stem, kind)) if stem.len() == 16 => (u32::from_str_radix(stem, 16).ok(), kind),
             _ => (None, ""),
         };
         let number = match (number, kind) {
-            (Some(number), "wal") => number,
+            (Some(number), "wal") => u64::from(number),
             (Some(_), "tmp") => {
                 leftovers.push(entry);
                 continue;
@@ -154,6 +155,10 @@ async fn list(
         let read = handle.read_at(0, BLOCK as usize).await;
         let bytes = read.map_err(|error| Error::io("read", &entry.path, error))?;
         let file = match FileHeader::decode(&bytes, &entry.path)? {
+            Some(_) if entry.len > FILE_BYTES_MAX => {
+                let what = format!("{} bytes are more than a lane file has", entry.len);
+                Err(Error::corrupt(&entry.path, FILE_BYTES_MAX, what))
+            }
             Some(header) if header.identity != identity => {
                 return Err(Error::ForeignFile { file: entry.path });
             }

@@ -118,7 +118,7 @@ impl DiskFile for RecordedFile {
 }
 
 /// A disk as a crash leaves it.
-type Image = BTreeMap<PathBuf, Vec<u8>>;
+pub(super) type Image = BTreeMap<PathBuf, Vec<u8>>;
 
 /// What a prefix of the record leaves for certain, and what is open.
 #[derive(Default)]
@@ -231,7 +231,7 @@ fn apply(names: &mut BTreeMap<PathBuf, u64>, op: &Op) {
     }
 }
 
-async fn sim_with(image: &Image) -> Sim {
+pub(super) async fn sim_with(image: &Image) -> Sim {
     let sim = Sim::new(1);
     for dir in [Sim::dir(), Path::new(DIR).join("chain")] {
         sim.disk.create_dir_all(&dir).await.unwrap();

@@ -247,3 +247,68 @@ async fn a_failed_sync_ends_the_log_for_good() {
     let mut opened = wal.open_log(LogId(1)).await.unwrap();
     assert_eq!(replayed(&mut opened).await.unwrap()[0], (1, 1, 100));
 }
+
+/// One damaged sector anywhere: a log replays all it acknowledged, or is refused. Never less, never more.
+#[tokio::test]
+async fn no_single_fault_loses_or_invents_anything_silently() {
+    let sim = Sim::new(1);
+    let wal = sim.open().await.unwrap();
+    let mut logs = Vec::new();
+    for log in 0..3 {
+        logs.push(wal.open_log(LogId(log)).await.unwrap().log);
+    }
+    let rng = Rng::seeded(5);
+    let mut stored = vec![Vec::new(); 3];
+    for round in 0..24_u8 {
+        let (log, len) = (rng.below(3) as usize, rng.below(9_000) as usize + 1);
+        let number = store(&logs[log], round, len).await.0;
+        stored[log].push((number, round, len));
+        if rng.chance(0.3) {
+            tokio::task::yield_now().await;
+        }
+    }
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    sim.disk.kill_process();
+    let _ = wal.close().await;
+    let image = sim.image().await;
+    let files: Vec<_> = image.keys().cloned().collect();
+    let (mut refused, mut whole) = (0, 0);
+    for _ in 0..120 {
+        let mut image = image.clone();
+        let file = &files[rng.below(files.len() as u64) as usize];
+        let bytes = image.get_mut(file).unwrap();
+        let at = rng.below(bytes.len() as u64) as usize;
+        if rng.chance(0.5) {
+            bytes[at] ^= 1 << rng.below(8);
+        } else {
+            let sector = at - at % 512;
+            let end = bytes.len().min(sector + 512);
+            bytes[sector..end].fill(0);
+        }
+        let sim = crash_states::sim_with(&image).await;
+        let Ok(wal) = sim.open().await else {
+            refused += 3;
+            continue;
+        };
+        for (log, stored) in stored.iter().enumerate() {
+            let replay = match wal.open_log(LogId(log as u32)).await {
+                Ok(mut opened) => replayed(&mut opened).await,
+                Err(error) => Err(error),
+            };
+            match replay {
+                Ok(frames) => {
+                    assert_eq!(&frames, stored, "log {log}, {} at {at}", file.display());
+                    whole += 1;
+                }
+                Err(Error::Corrupt { .. } | Error::FutureVersion { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(
+        refused > 30 && whole > 30,
+        "{refused} refused, {whole} whole"
+    );
+}
