@@ -119,6 +119,12 @@ impl Config {
                     self.listen
                 ));
             }
+            None if self.listen.is_ipv6() => {
+                return refuse(format!(
+                    "listen is {}, and clients take no IPv6 addresses: set advertised to a name",
+                    self.listen
+                ));
+            }
             Some(advertised) if split_host_port(advertised).is_none() => {
                 return refuse(format!(
                     "advertised is {advertised:?}, it must be host:port with a name or an IPv4 address"
@@ -236,6 +242,17 @@ mod tests {
             config.advertised(config.listen),
             ("store.example".into(), 9_000)
         );
+    }
+
+    #[test]
+    fn an_ipv6_address_needs_an_advertised_name() {
+        let mut config = Config {
+            listen: "[::1]:9000".parse().unwrap(),
+            ..Config::default()
+        };
+        assert!(matches!(config.validate(), Err(Error::Config(_))));
+        config.advertised = Some("localhost:9000".into());
+        config.validate().unwrap();
     }
 
     #[test]

@@ -263,3 +263,117 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sarit_container::MemoryBudget;
+    use sarit_proto::ids::WriterId;
+    use sarit_proto::wire::Encoder;
+    use sarit_proto::wire::command::{AppendBlockEnd, KeepAlive};
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    fn input(budget: &MemoryBudget) -> (DuplexStream, Input<DuplexStream>) {
+        let (peer, ours) = duplex(64 << 20);
+        let metrics = Arc::new(Metrics::new());
+        let input = Input::new(ours, budget.connection(), metrics, Duration::from_secs(60));
+        (peer, input)
+    }
+
+    fn append(bytes: usize) -> Command {
+        let append = AppendBlockEnd {
+            writer_id: WriterId(1),
+            size_of_whole_events: 0,
+            data: vec![0; bytes].into(),
+            num_events: 1,
+            last_event_number: 1,
+            request_id: 1,
+        };
+        append.into()
+    }
+
+    async fn send(peer: &mut DuplexStream, commands: &[Command]) {
+        let mut out = Encoder::default();
+        for command in commands {
+            command.encode(&mut out);
+        }
+        peer.write_all(&out.take()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_claimed_length_takes_no_memory() {
+        let (mut peer, mut input) = input(&MemoryBudget::default());
+        let mut frame = Encoder::default();
+        append(8 << 20).encode(&mut frame);
+        peer.write_all(&frame.take()[..100]).await.unwrap();
+        assert!(input.next().now_or_never().is_none());
+        assert!(input.buffer.capacity() <= 2 * READ_BYTES_MIN);
+    }
+
+    #[tokio::test]
+    async fn a_growing_frame_takes_about_what_was_received() {
+        let (mut peer, mut input) = input(&MemoryBudget::default());
+        let mut frame = Encoder::default();
+        append(8 << 20).encode(&mut frame);
+        let frame = frame.take();
+        let half = frame.len() / 2;
+        peer.write_all(&frame[..half]).await.unwrap();
+        assert!(unconstrained(input.next()).now_or_never().is_none());
+        assert_eq!(input.buffer.len(), half);
+        assert!(input.buffer.capacity() <= 2 * half + READ_BYTES_MAX);
+        peer.write_all(&frame[half..]).await.unwrap();
+        assert_eq!(input.next().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn after_a_burst_the_buffer_of_a_quiet_peer_is_small_again() {
+        let (mut peer, mut input) = input(&MemoryBudget::default());
+        send(&mut peer, &[append(1 << 20)]).await;
+        input.next().await.unwrap();
+        assert!(input.read_bytes > READ_BYTES_MIN);
+        for _ in 0..20 {
+            send(&mut peer, &[KeepAlive {}.into()]).await;
+            input.next().await.unwrap();
+        }
+        assert!(input.next().now_or_never().is_none());
+        assert!(input.buffer.capacity() <= READ_BYTES_MIN);
+    }
+
+    #[tokio::test]
+    async fn what_needs_memory_waits_and_what_came_before_does_not() {
+        let budget = MemoryBudget::new(16 << 20);
+        let all = budget.connection().reserve(usize::MAX).await;
+        let (mut peer, mut input) = input(&budget);
+        send(
+            &mut peer,
+            &[KeepAlive {}.into(), append(10), KeepAlive {}.into()],
+        )
+        .await;
+        let first = input.next().await.unwrap();
+        assert!(matches!(
+            first.iter().collect::<Vec<_>>()[..],
+            [Arrived::Other(..)]
+        ));
+        assert!(input.next().now_or_never().is_none());
+        drop(all);
+        let rest = input.next().await.unwrap();
+        let rest: Vec<_> = rest.iter().collect();
+        assert!(matches!(
+            rest[..],
+            [Arrived::Append(..), Arrived::Other(..)]
+        ));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_malformed_frame_is_handed_on() {
+        let (mut peer, mut input) = input(&MemoryBudget::default());
+        send(&mut peer, &[KeepAlive {}.into()]).await;
+        peer.write_all(&[0, 0, 0x30, 0x39, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        assert_eq!(input.next().await.unwrap().len(), 1);
+        let broken = input.next().await.err();
+        assert_eq!(broken, Some(Close::Malformed(wire::Error::Unknown(12_345))));
+    }
+}
