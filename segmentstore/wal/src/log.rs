@@ -81,6 +81,9 @@ impl Wal {
     }
 
     /// Opens the WAL that lives in `memory`, which outlives it; whoever had it open before is cut off.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn memory(memory: &Memory) -> Self {
         let config = Config::default();
         Self(Arc::new(Inner {
@@ -104,21 +107,24 @@ impl Wal {
         let (old, from) = (record.epoch, record.truncated_at);
         let mut tail = inner.loglets.seal(id, old, from).await?;
         let known = record.known_last();
+        let stale = |what: String| {
+            let file = Path::new("chain").join(id.to_string());
+            Err(Error::corrupt(&file, 0, what))
+        };
+        if tail.last < known && known >= from {
+            let last = tail.last;
+            return stale(format!(
+                "log {id} was sealed with frame {known}, its files end with {last}"
+            ));
+        }
+        if tail.epoch > old {
+            let newer = tail.epoch;
+            return stale(format!(
+                "log {id} has frames of epoch {newer}, its record is of epoch {old}"
+            ));
+        }
         if tail.last < known {
-            if known >= from {
-                return Err(Error::corrupt(
-                    Path::new("chain").join(id.to_string()).as_path(),
-                    0,
-                    format!(
-                        "log {id} was sealed with frame {known}, its files end with frame {}",
-                        tail.last
-                    ),
-                ));
-            }
-            tail = Tail {
-                last: known,
-                crc: 0,
-            };
+            tail = Tail::known(known);
         }
         let epoch = WalEpoch(old.0 + 1);
         record.seal(tail.last);

@@ -136,6 +136,19 @@ pub(crate) struct Tail {
     pub(crate) last: FrameNo,
     /// Checksum of its header, 0 if unknown.
     pub(crate) crc: u32,
+    /// Epoch of its owner, 0 if unknown.
+    pub(crate) epoch: WalEpoch,
+}
+
+impl Tail {
+    /// The end of a log whose last frame is known by number only.
+    pub(crate) fn known(last: FrameNo) -> Self {
+        Self {
+            last,
+            crc: 0,
+            epoch: WalEpoch(0),
+        }
+    }
 }
 
 /// An append on its way.

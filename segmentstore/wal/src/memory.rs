@@ -56,10 +56,7 @@ impl Default for MemoryLog {
     fn default() -> Self {
         Self {
             frames: BTreeMap::new(),
-            tail: Tail {
-                last: FrameNo(0),
-                crc: 0,
-            },
+            tail: Tail::known(FrameNo(0)),
             fenced: WalEpoch(0),
             durable: Arc::default(),
         }
@@ -154,6 +151,7 @@ impl State {
             log.tail = Tail {
                 last: frame.number(),
                 crc: frame.crc,
+                epoch: frame.epoch(),
             };
             log.frames.insert(frame.number(), frame.clone());
         }

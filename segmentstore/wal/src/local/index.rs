@@ -37,7 +37,6 @@ struct LogIndex {
     first: FrameNo,
     frames: VecDeque<Place>,
     tail: Tail,
-    epoch: WalEpoch,
     /// Frames below are not needed, durably so.
     truncated: FrameNo,
     /// Why it must not be opened.
@@ -53,11 +52,7 @@ impl Default for LogIndex {
         Self {
             first: FrameNo(1),
             frames: VecDeque::new(),
-            tail: Tail {
-                last: FrameNo(0),
-                crc: 0,
-            },
-            epoch: WalEpoch(0),
+            tail: Tail::known(FrameNo(0)),
             truncated: FrameNo(1),
             damage: None,
             suspect: None,
@@ -136,10 +131,10 @@ impl Index {
         });
         let continues = header.number == log.tail.last.next();
         let linked = !continues || header.prev_crc == 0 || header.prev_crc == log.tail.crc;
-        if header.number <= log.tail.last || header.epoch < log.epoch || !linked {
+        if header.number <= log.tail.last || header.epoch < log.tail.epoch || !linked {
             let what = format!(
                 "frame {} of epoch {} does not follow frame {} of epoch {} of log {}",
-                header.number, header.epoch, log.tail.last, log.epoch, header.log
+                header.number, header.epoch, log.tail.last, log.tail.epoch, header.log
             );
             let error = Error::corrupt(path, offset, what);
             self.damage.get_or_insert(error.clone());
@@ -208,10 +203,8 @@ impl Index {
     }
 
     /// Starts a log behind `tail`.
-    pub(crate) fn start(&mut self, id: LogId, epoch: WalEpoch, tail: Tail) {
-        let log = self.logs.entry(id).or_default();
-        log.tail = tail;
-        log.epoch = epoch;
+    pub(crate) fn start(&mut self, id: LogId, tail: Tail) {
+        self.logs.entry(id).or_default().tail = tail;
     }
 
     /// Returns where frame `number` lies.
@@ -286,8 +279,8 @@ impl LogIndex {
         self.tail = Tail {
             last: header.number,
             crc,
+            epoch: header.epoch,
         };
-        self.epoch = header.epoch;
     }
 }
 

@@ -211,7 +211,7 @@ impl Loglets for LocalLoglets {
 
     fn start(&self, log: LogId, epoch: WalEpoch, tail: Tail) -> Result<Arc<AtomicU64>, Error> {
         let durable = self.local.lane.start(log, epoch, tail.last.0)?;
-        self.local.index.lock().start(log, epoch, tail);
+        self.local.index.lock().start(log, tail);
         Ok(durable)
     }
 

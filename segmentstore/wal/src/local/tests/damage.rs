@@ -206,6 +206,22 @@ async fn a_missing_file_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_lost_chain_record_is_noticed() {
+    let sim = Sim::new(1);
+    written(&sim, &[(1, 100)]).await;
+    sim.disk
+        .remove(&Path::new(DIR).join("chain/1"))
+        .await
+        .unwrap();
+    let wal = sim.open().await.unwrap();
+    let error = refusal(&wal, 1).await;
+    assert!(
+        error.to_string().starts_with("chain/1 is corrupt"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_newer_format_and_another_stores_files_are_refused() {
     let sim = Sim::new(1);
     let (path, _) = written(&sim, &[(1, 100)]).await;
