@@ -55,6 +55,8 @@ const TASKS_MAX: usize = 1024;
 const CONFLICTS_MAX: usize = 20;
 /// Calls to the segment store at once, per task.
 const CALLS_MAX: usize = 64;
+/// Unfinished tasks taken up at once.
+const RESUMED_MAX: usize = 64;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
@@ -284,15 +286,25 @@ impl Tasks {
                 return Ok(());
             };
             after = Some(last.clone());
+            let mut unfinished = Vec::with_capacity(page.entries.len());
             for (key, row) in page.entries {
                 let work: Work = store::records::decode(&key, &row.value)?;
-                let stream = named(&key, &work)?;
-                info!(%stream, "taking up an unfinished task");
-                match self.run(&stream, Request::Resume).await {
-                    Ok(_) | Err(Error::Unavailable(_)) => {}
-                    Err(error) => error!(%stream, %error, "unfinished task cannot go on"),
-                }
+                unfinished.push(named(&key, &work)?);
             }
+            let resumed = stream::iter(unfinished).for_each_concurrent(RESUMED_MAX, |stream| {
+                let tasks = self.clone();
+                async move { tasks.resume_one(&stream).await }
+            });
+            resumed.await;
+        }
+    }
+
+    async fn resume_one(&self, stream: &ScopedStream) {
+        info!(%stream, "taking up an unfinished task");
+        match self.run(stream, Request::Resume).await {
+            // What is still waiting for its segment store goes on by itself.
+            Ok(_) | Err(Error::Unavailable(_)) => {}
+            Err(error) => error!(%stream, %error, "unfinished task cannot go on"),
         }
     }
 

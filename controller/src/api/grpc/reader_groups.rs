@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
 use sarit_proto::controller::create_reader_group_response::Status as Created;
 use sarit_proto::controller::delete_reader_group_status::Status as Deleted;
 use sarit_proto::controller::reader_group_config_response::Status as Found;
@@ -27,6 +28,8 @@ use crate::tasks::{Answer, Request, subscriptions};
 
 /// Longest reader group id; clients send a UUID as text.
 const ID_BYTES_MAX: usize = 64;
+/// Largest configuration; with its subscriptions it must fit into one transaction.
+const CONFIG_BYTES_MAX: usize = 512 << 10;
 /// How often a published cut is compared anew because another was published meanwhile.
 const CONFLICTS_MAX: usize = 10;
 
@@ -47,6 +50,7 @@ pub(super) async fn create(
         let reason = format!("a reader group id has 1 to {ID_BYTES_MAX} bytes");
         return Err(Status::invalid_argument(reason));
     }
+    check_size(&request)?;
     match service
         .tasks
         .run(&stream, Request::CreateGroup(request))
@@ -66,6 +70,7 @@ pub(super) async fn update(
     request: ReaderGroupConfiguration,
 ) -> Result<UpdateReaderGroupResponse, Status> {
     let stream = state_stream(&request.scope, &request.reader_group_name)?;
+    check_size(&request)?;
     let known = request.generation;
     let (status, generation) = match service
         .tasks
@@ -244,6 +249,15 @@ fn new_group(
         scope: scope.clone(),
         stream: StreamName::occurring(stream.as_str())?,
     })
+}
+
+fn check_size(config: &ReaderGroupConfiguration) -> Result<(), Status> {
+    match config.encoded_len() {
+        bytes if bytes > CONFIG_BYTES_MAX => Err(Status::invalid_argument(format!(
+            "a reader group's configuration of {bytes} bytes, at most {CONFIG_BYTES_MAX} are allowed"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn state_stream(scope: &str, group: &str) -> Result<ScopedStream, Status> {

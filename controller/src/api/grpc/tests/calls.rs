@@ -301,3 +301,51 @@ async fn a_message_beyond_the_limit_is_refused_and_the_connection_lives() {
     client.create_scope(scope("sc")).await.unwrap();
     controller.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_group_with_thousands_of_streams_is_kept_and_one_too_large_is_refused() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    let group = |streams: usize| ReaderGroupConfiguration {
+        scope: "sc".to_owned(),
+        reader_group_name: "g".to_owned(),
+        reader_group_id: "id".to_owned(),
+        retention_type: 2,
+        starting_stream_cuts: (0..streams)
+            .map(|number| StreamCut {
+                stream_info: Some(info("sc", &format!("st{number}"))),
+                ..StreamCut::default()
+            })
+            .collect(),
+        ..ReaderGroupConfiguration::default()
+    };
+    let refused = client.create_reader_group(group(40_000)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    client.create_stream(config("st2999", 1)).await.unwrap();
+    let created = client
+        .create_reader_group(group(3000))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(created.config, Some(group(3000)));
+    let listed = client
+        .list_subscribers(info("sc", "st2999"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(listed.subscribers, ["sc/g"]);
+    let updated = client
+        .update_reader_group(group(10))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(updated.generation, 1);
+    let listed = client
+        .list_subscribers(info("sc", "st2999"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(listed.subscribers, [""; 0]);
+    controller.stop().await.unwrap();
+}
