@@ -319,6 +319,13 @@ impl DurableLog {
         self.0.wal.loglets.read(self.0.id, number).await
     }
 
+    /// Reads the durable frames `[from, to)` back in order, ahead of the caller, and checks them.
+    /// Dropping what is returned stops that.
+    pub fn read_frames(&self, from: FrameNo, to: FrameNo) -> Replay {
+        let to = to.min(self.durable().next()).max(from);
+        self.0.wal.loglets.replay(self.0.id, from, to)
+    }
+
     /// Reads `len` bytes at `offset` of a durable frame's body.
     ///
     /// A small frame is read whole and checked; of a large one only the header is checked.
