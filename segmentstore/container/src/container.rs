@@ -538,7 +538,7 @@ impl Container {
             frame_bytes: metrics.frame_bytes.get(),
             frames_in_flight: metrics.in_flight.get(),
             inbox: (self.0.appends.max_capacity() - self.0.appends.capacity()) as u64,
-            waiters: shared.waiters.len() as u64,
+            waiters: shared.waiters.len(),
             extents: metrics.extents.get(),
             reread_bytes: metrics.reread_bytes.get(),
             table_entries: metrics.table_entries.get(),

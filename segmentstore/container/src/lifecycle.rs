@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::ContainerId;
 use sarit_wal::{LogId, Opened, Wal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,9 @@ use crate::read::waiters::Waiters;
 use crate::shared::Shared;
 use crate::state::{Seeded, State};
 use crate::{Config, Container, Error, MemoryBudget, recovery};
+
+/// Reads of one container's log at the same time.
+const LOG_READS: usize = 4;
 
 /// What a container needs from the process it lives in.
 #[derive(Clone, Debug)]
@@ -72,7 +75,8 @@ pub(crate) async fn open(
         log,
         owner: memory.frames().owner(),
         memory,
-        waiters: Waiters::new(config.waiters),
+        waiters: Waiters::new(config.waiters, id),
+        log_reads: Semaphore::new(LOG_READS),
         metrics,
         stopping: CancellationToken::new(),
         #[cfg(test)]

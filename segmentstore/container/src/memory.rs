@@ -9,10 +9,10 @@
 //! gets through: a credit smaller than an event slows down, but never deadlocks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::metrics::{CACHE_BYTES, CREDIT_WAITS, Count, TAIL_BYTES};
 use crate::pipeline::credit::{CONNECTION_BYTES, Shares, charge};
 use crate::read::tail::Frames;
 
@@ -25,7 +25,7 @@ struct Inner {
     shares: Shares,
     operations: Arc<Semaphore>,
     /// How often an operation had to wait for credit.
-    waits: AtomicU64,
+    waits: Count,
     frames: Frames,
     blocks: Frames,
 }
@@ -38,9 +38,9 @@ impl MemoryBudget {
         Self(Arc::new(Inner {
             shares,
             operations: Arc::new(Semaphore::new(operations as usize)),
-            waits: AtomicU64::new(0),
-            frames: Frames::new(shares.frames),
-            blocks: Frames::new(shares.blocks),
+            waits: Count::new(CREDIT_WAITS, None),
+            frames: Frames::new(shares.frames, TAIL_BYTES),
+            blocks: Frames::new(shares.blocks, CACHE_BYTES),
         }))
     }
 
@@ -62,7 +62,7 @@ impl MemoryBudget {
             operations: all - inner.operations.available_permits() as u64,
             frames: inner.frames.bytes(),
             blocks: inner.blocks.bytes(),
-            credit_waits: inner.waits.load(Ordering::Relaxed),
+            credit_waits: inner.waits.get(),
         }
     }
 
@@ -114,7 +114,7 @@ impl ConnectionCredit {
         if self.own.available_permits() < own as usize
             || inner.operations.available_permits() < all as usize
         {
-            inner.waits.fetch_add(1, Ordering::Relaxed);
+            inner.waits.add(1);
         }
         let own = self.own.clone().acquire_many_owned(own).await;
         let all = inner.operations.clone().acquire_many_owned(all).await;

@@ -21,6 +21,14 @@ pub(crate) struct Level {
 }
 
 impl Count {
+    /// Counts for one container, or for the whole process.
+    pub(crate) fn new(name: &'static str, container: Option<ContainerId>) -> Self {
+        Self {
+            value: AtomicU64::new(0),
+            exported: counter!(name, labels(container)),
+        }
+    }
+
     pub(crate) fn add(&self, more: u64) {
         self.value.fetch_add(more, Ordering::Relaxed);
         self.exported.increment(more);
@@ -32,6 +40,14 @@ impl Count {
 }
 
 impl Level {
+    /// Measures one container, or the whole process.
+    pub(crate) fn new(name: &'static str, container: Option<ContainerId>) -> Self {
+        Self {
+            value: AtomicU64::new(0),
+            exported: gauge!(name, labels(container)),
+        }
+    }
+
     pub(crate) fn set(&self, value: u64) {
         // Mostly unchanged: then nobody needs to hear of it.
         if self.value.swap(value, Ordering::Relaxed) != value {
@@ -64,15 +80,8 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new(container: ContainerId) -> Self {
         describe();
-        let labels = vec![Label::new("container", container.to_string())];
-        let count = |name: &'static str| Count {
-            value: AtomicU64::new(0),
-            exported: counter!(name, labels.clone()),
-        };
-        let level = |name: &'static str| Level {
-            value: AtomicU64::new(0),
-            exported: gauge!(name, labels.clone()),
-        };
+        let count = |name| Count::new(name, Some(container));
+        let level = |name| Level::new(name, Some(container));
         Self {
             appends: count("segmentstore_appends_total"),
             append_bytes: count("segmentstore_append_bytes_total"),
@@ -86,7 +95,7 @@ impl Metrics {
             extents: level("segmentstore_tail_extents"),
             table_entries: level("segmentstore_table_entries"),
             table_bytes: level("segmentstore_table_bytes"),
-            frame_seconds: histogram!("segmentstore_frame_seconds", labels.clone()),
+            frame_seconds: histogram!("segmentstore_frame_seconds", labels(Some(container))),
         }
     }
 
@@ -110,11 +119,34 @@ impl Metrics {
     }
 }
 
+impl std::fmt::Debug for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
     }
 }
+
+fn labels(container: Option<ContainerId>) -> Vec<Label> {
+    let label = |id: ContainerId| Label::new("container", id.to_string());
+    container.map(label).into_iter().collect()
+}
+
+/// Names of metrics that live outside of [`Metrics`].
+pub(crate) const WAITERS: &str = "segmentstore_waiting_reads";
+pub(crate) const TAIL_BYTES: &str = "segmentstore_tail_bytes";
+pub(crate) const CACHE_BYTES: &str = "segmentstore_cache_bytes";
+pub(crate) const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
@@ -145,6 +177,11 @@ fn describe() {
             Unit::Bytes,
             "Bytes read back from the log for readers",
         ),
+        (
+            CREDIT_WAITS,
+            Unit::Count,
+            "Operations that had to wait for memory before they were read",
+        ),
     ];
     for (name, unit, text) in counters {
         describe_counter!(name, unit, text);
@@ -172,6 +209,21 @@ fn describe() {
             "Entries of table segments",
         ),
         ("segmentstore_table_bytes", Unit::Bytes, "Memory they take"),
+        (
+            WAITERS,
+            Unit::Count,
+            "Readers that wait at the tail of a segment",
+        ),
+        (
+            TAIL_BYTES,
+            Unit::Bytes,
+            "Memory of frames kept for readers at the tail",
+        ),
+        (
+            CACHE_BYTES,
+            Unit::Bytes,
+            "Memory of frames read back from the log",
+        ),
     ];
     for (name, unit, text) in gauges {
         describe_gauge!(name, unit, text);

@@ -3,6 +3,7 @@
 use parking_lot::RwLock;
 use sarit_proto::ids::ContainerId;
 use sarit_wal::DurableLog;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     /// Whose frames ours are, in the process's stores of frames.
     pub(crate) owner: u64,
     pub(crate) waiters: Waiters,
+    /// Reads of the log at the same time; each may hold a few frames.
+    pub(crate) log_reads: Semaphore,
     pub(crate) metrics: Metrics,
     /// Set when the container stops or has failed: nothing is answered from its state any more.
     pub(crate) stopping: CancellationToken,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sarit_proto::ids::Offset;
-use sarit_wal::FrameNo;
+use sarit_wal::{Frame, FrameNo};
 use tokio::time::{Instant, sleep_until};
 
 use super::waiters::Waiter;
@@ -174,7 +174,8 @@ async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
     let mut gathered = BytesMut::new();
     let mut data = Bytes::new();
     let mut from_log = None;
-    for piece in &plan.pieces {
+    let mut loaded = Vec::new();
+    for (at, piece) in plan.pieces.iter().enumerate() {
         let cached = cached(shared, piece);
         let kind = *from_log.get_or_insert(cached.is_none());
         if kind != cached.is_none() {
@@ -182,10 +183,9 @@ async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
         }
         let bytes = match cached {
             Some(bytes) => bytes,
-            None => reread(shared, piece).await?,
+            None => reread(shared, &plan.pieces[at..], &mut loaded).await?,
         };
-        let first = data.is_empty() && gathered.is_empty();
-        if first {
+        if data.is_empty() {
             let enough = bytes.len() >= PIECE_WITHOUT_COPY || plan.pieces.len() == 1;
             data = bytes;
             if enough {
@@ -197,12 +197,8 @@ async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
             break;
         }
         if gathered.is_empty() {
-            let left = plan
-                .pieces
-                .iter()
-                .map(|piece| piece.length as usize)
-                .sum::<usize>();
-            gathered.reserve(left.min(max));
+            let lengths = plan.pieces.iter().map(|piece| piece.length as usize);
+            gathered.reserve(lengths.sum::<usize>().min(max));
             gathered.put_slice(&data);
         }
         gathered.put_slice(&bytes);
@@ -220,28 +216,67 @@ async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
 
 fn cached(shared: &Shared, piece: &Extent) -> Option<Bytes> {
     let frame = shared.memory.frames().get(shared.owner, piece.frame)?;
-    let from = piece.position as usize;
-    Some(frame.body().slice(from..from + piece.length as usize))
+    Some(slice(&frame, piece))
 }
 
-/// Gets bytes that are no longer in memory. Small extents bring their whole frame, whose other parts
-/// are likely to be wanted next: those who read behind mostly read in order, and several segments.
-async fn reread(shared: &Shared, piece: &Extent) -> Result<Bytes, Error> {
-    let (from, length) = (piece.position as usize, piece.length as usize);
+fn slice(frame: &Frame, piece: &Extent) -> Bytes {
+    let from = piece.position as usize;
+    frame.body().slice(from..from + piece.length as usize)
+}
+
+/// Gets the first of `pieces`, which is no longer in memory, and perhaps the frames of those behind it.
+///
+/// Small pieces bring whole frames, whose other parts are likely to be wanted next: those who read
+/// behind mostly read in order, and several segments.
+async fn reread(
+    shared: &Shared,
+    pieces: &[Extent],
+    loaded: &mut Vec<Frame>,
+) -> Result<Bytes, Error> {
+    let piece = &pieces[0];
+    let number = FrameNo(piece.frame);
+    if let Ok(at) = loaded.binary_search_by_key(&number, Frame::number) {
+        return Ok(slice(&loaded[at], piece));
+    }
     let blocks = shared.memory.blocks();
     if let Some(frame) = blocks.get(shared.owner, piece.frame) {
-        return Ok(frame.body().slice(from..from + length));
+        return Ok(slice(&frame, piece));
     }
-    let number = FrameNo(piece.frame);
+    let permit = shared.log_reads.acquire().await;
+    let _permit = permit.map_err(|_| Error::Stopping)?;
+    // Someone else may have brought it meanwhile.
+    if let Some(frame) = blocks.get(shared.owner, piece.frame) {
+        return Ok(slice(&frame, piece));
+    }
     if piece.length >= EXTENT_WITHOUT_FRAME {
-        shared.metrics.reread_bytes.add(length as u64);
-        return Ok(shared
-            .log
-            .read_range(number, piece.position, piece.length)
-            .await?);
+        shared.metrics.reread_bytes.add(u64::from(piece.length));
+        let (position, length) = (piece.position, piece.length);
+        return Ok(shared.log.read_range(number, position, length).await?);
     }
-    let frame = shared.log.read(number).await?;
-    shared.metrics.reread_bytes.add(frame.body().len() as u64);
-    blocks.insert(shared.owner, frame.clone());
-    Ok(frame.body().slice(from..from + length))
+    loaded.clear();
+    let mut frames = shared.log.read_frames(number, FrameNo(together(pieces)));
+    while let Some(frame) = frames.next().await? {
+        shared.metrics.reread_bytes.add(frame.body().len() as u64);
+        blocks.insert(shared.owner, frame.clone());
+        loaded.push(frame);
+    }
+    match loaded.first() {
+        Some(frame) => Ok(slice(frame, piece)),
+        None => Err(Error::Stopping),
+    }
+}
+
+/// Returns the frame behind the last one worth reading together with the first piece's: one pass
+/// over the log is cheaper than many reads, as long as few frames in between are of no use.
+fn together(pieces: &[Extent]) -> u64 {
+    let first = pieces[0].frame;
+    let (mut last, mut bytes) = (first, 0);
+    for (extra, piece) in (0..).zip(&pieces[1..]) {
+        bytes += piece.length;
+        if piece.frame - first > 2 * extra + 4 || bytes > EXTENT_WITHOUT_FRAME {
+            break;
+        }
+        last = piece.frame;
+    }
+    last + 1
 }

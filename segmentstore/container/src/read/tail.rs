@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use sarit_wal::Frame;
 
+use crate::metrics::Level;
 use crate::state::Seeded;
 
 /// Memory of an entry beside its frame, about.
@@ -26,6 +27,7 @@ struct Key {
 pub(crate) struct Frames {
     bytes_max: u64,
     next_owner: AtomicU64,
+    level: Level,
     inner: Mutex<Inner>,
 }
 
@@ -38,9 +40,11 @@ struct Inner {
 }
 
 impl Frames {
-    pub(crate) fn new(bytes_max: u64) -> Self {
+    /// Holds at most `bytes_max` bytes, and says by the metric `name` how many there are.
+    pub(crate) fn new(bytes_max: u64, name: &'static str) -> Self {
         Self {
             bytes_max,
+            level: Level::new(name, None),
             next_owner: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 bytes: 0,
@@ -56,7 +60,7 @@ impl Frames {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.inner.lock().bytes
+        self.level.get()
     }
 
     /// Keeps a frame and lets the oldest go until all fit.
@@ -78,6 +82,7 @@ impl Frames {
                 inner.bytes -= self::size(&frame);
             }
         }
+        self.level.set(inner.bytes);
     }
 
     /// Returns a frame if it is here.
@@ -100,6 +105,7 @@ impl Frames {
             }
             keep
         });
+        self.level.set(*bytes);
     }
 }
 

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use sarit_proto::ids::ContainerId;
 use tokio::sync::oneshot;
 
+use crate::metrics::{Level, WAITERS};
 use crate::state::Sid;
 
 /// All parked readers of a container.
@@ -20,7 +21,7 @@ pub(crate) struct Waiters(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     max: usize,
-    count: AtomicUsize,
+    count: Level,
     parked: Mutex<Parked>,
 }
 
@@ -39,18 +40,18 @@ pub(crate) struct Waiter {
 }
 
 impl Waiters {
-    /// Holds at most `max` readers.
-    pub(crate) fn new(max: usize) -> Self {
+    /// Holds at most `max` readers of one container.
+    pub(crate) fn new(max: usize, container: ContainerId) -> Self {
         Self(Arc::new(Inner {
             max,
-            count: AtomicUsize::new(0),
+            count: Level::new(WAITERS, Some(container)),
             parked: Mutex::default(),
         }))
     }
 
     /// Returns how many readers are parked.
-    pub(crate) fn len(&self) -> usize {
-        self.0.count.load(Ordering::Relaxed)
+    pub(crate) fn len(&self) -> u64 {
+        self.0.count.get()
     }
 
     /// Parks a reader of a segment; `None` if there are too many.
@@ -89,7 +90,7 @@ impl Waiters {
     }
 
     fn count(&self, parked: &Parked) {
-        self.0.count.store(parked.readers.len(), Ordering::Relaxed);
+        self.0.count.set(parked.readers.len() as u64);
     }
 }
 

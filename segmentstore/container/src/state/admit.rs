@@ -8,6 +8,7 @@
 //! Nothing is ever rolled back: a log that fails ends the container.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -577,12 +578,10 @@ impl Speculation {
             | Operation::Truncate { sid, .. }
             | Operation::Delete { sid } => sid,
         };
-        if self
-            .heads
-            .get(&sid)
-            .is_some_and(|head| head.seq <= last_seq)
+        if let Entry::Occupied(head) = self.heads.entry(sid)
+            && head.get().seq <= last_seq
         {
-            self.heads.remove(&sid);
+            head.remove();
         }
     }
 
@@ -594,12 +593,10 @@ impl Speculation {
     }
 
     fn retire_number(&mut self, sid: Sid, id: AttributeId, last_seq: u64) {
-        if self
-            .numbers
-            .get(&(sid, id))
-            .is_some_and(|made| made.by <= last_seq)
+        if let Entry::Occupied(made) = self.numbers.entry((sid, id))
+            && made.get().by <= last_seq
         {
-            self.numbers.remove(&(sid, id));
+            made.remove();
         }
     }
 

@@ -6,38 +6,24 @@
 //! its frame is durable. No I/O, no clock, no tokio.
 
 pub(crate) mod admit;
+mod hash;
 pub(crate) mod segment;
 pub(crate) mod writers;
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, DefaultHasher, Hasher};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) use admit::Speculation;
+pub(crate) use hash::Seeded;
 pub(crate) use segment::{Extent, Segment, Sid};
 
 use crate::operation::{Malformed, Operation, Run};
-
-/// Hashes with a seed of ours: the same order in the same simulated world, and no way for a client to
-/// choose names that collide.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Seeded(pub(crate) u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = DefaultHasher;
-
-    fn build_hasher(&self) -> DefaultHasher {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.0);
-        hasher
-    }
-}
 
 /// The durable state of a container.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     names: HashMap<Arc<str>, Sid, Seeded>,
-    segments: BTreeMap<Sid, Segment>,
+    segments: HashMap<Sid, Segment, Seeded>,
     /// The number the next segment gets.
     pub(crate) next_sid: Sid,
     /// The number the next operation gets.
@@ -65,7 +51,7 @@ impl State {
     pub(crate) fn new(hasher: Seeded) -> Self {
         Self {
             names: HashMap::with_hasher(hasher),
-            segments: BTreeMap::new(),
+            segments: HashMap::with_hasher(hasher),
             next_sid: Sid(1),
             next_seq: 1,
             totals: Totals::default(),
@@ -98,7 +84,9 @@ impl State {
 
     /// Returns all segments in the order of their creation.
     pub(crate) fn segments(&self) -> impl Iterator<Item = (Sid, &Segment)> {
-        self.segments.iter().map(|(sid, segment)| (*sid, segment))
+        let mut all: Vec<_> = self.segments.iter().collect();
+        all.sort_unstable_by_key(|(sid, _)| **sid);
+        all.into_iter().map(|(sid, segment)| (*sid, segment))
     }
 
     /// Puts a segment in place, as a snapshot has it.
