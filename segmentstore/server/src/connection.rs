@@ -299,12 +299,7 @@ impl Connection {
             }
             match arrived {
                 Arrived::Append(append, permit) => {
-                    let bytes = append.data.len() as u64;
                     let taken = self.appends.append(append, permit);
-                    if matches!(taken, Taken::Submit(..)) {
-                        self.shared.metrics.appends.increment(1);
-                        self.shared.metrics.append_bytes.increment(bytes);
-                    }
                     self.taken(taken);
                 }
                 Arrived::Other(command, permit) => self.dispatch(command, permit),

@@ -211,6 +211,7 @@ impl Store {
             inspect.connections.clone(),
             stop.clone(),
         ));
+        accepting.spawn(metrics::sample_memory(inspect.memory.clone(), stop.clone()));
         if let Some(controller) = config.controller.clone() {
             let membership = membership::Membership {
                 net: parts.net.clone(),

@@ -1,10 +1,19 @@
-//! What the server in front of the containers counts. Handles are looked up once, at start.
+//! What the server in front of the containers counts. Handles are looked up once, at start. Appends are
+//! counted where they get their place, by the containers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 
+use sarit_container::MemoryBudget;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+
 use crate::reply::Close;
+
+/// How old a published level may be.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
 const CONNECTIONS: &str = "segmentstore_connections";
 const CONNECTIONS_ACCEPTED: &str = "segmentstore_connections_accepted_total";
@@ -14,12 +23,11 @@ const FRAMES_IN: &str = "segmentstore_frames_received_total";
 const FRAMES_OUT: &str = "segmentstore_frames_sent_total";
 const BYTES_IN: &str = "segmentstore_received_bytes_total";
 const BYTES_OUT: &str = "segmentstore_sent_bytes_total";
-const APPENDS: &str = "segmentstore_appends_total";
-const APPEND_BYTES: &str = "segmentstore_append_bytes_total";
 const READ_BYTES: &str = "segmentstore_read_bytes_total";
 const READS_WAITING: &str = "segmentstore_reads_waiting";
 const REFUSALS: &str = "segmentstore_refusals_total";
 const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
+const MEMORY: &str = "segmentstore_memory_bytes";
 
 /// Every word [`crate::reply::refusal`] can return.
 const REFUSAL_KINDS: [&str; 13] = [
@@ -47,8 +55,6 @@ pub(crate) struct Metrics {
     pub(crate) frames_out: Counter,
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
-    pub(crate) appends: Counter,
-    pub(crate) append_bytes: Counter,
     pub(crate) read_bytes: Counter,
     pub(crate) reads_waiting: Gauge,
     pub(crate) credit_waits: Counter,
@@ -73,8 +79,6 @@ impl Metrics {
         describe_counter!(FRAMES_OUT, Unit::Count, "Frames sent");
         describe_counter!(BYTES_IN, Unit::Bytes, "Bytes received");
         describe_counter!(BYTES_OUT, Unit::Bytes, "Bytes sent");
-        describe_counter!(APPENDS, Unit::Count, "Appends handed to containers");
-        describe_counter!(APPEND_BYTES, Unit::Bytes, "Bytes of these appends");
         describe_counter!(READ_BYTES, Unit::Bytes, "Bytes read from segments");
         describe_gauge!(
             READS_WAITING,
@@ -95,8 +99,6 @@ impl Metrics {
             frames_out: counter!(FRAMES_OUT),
             bytes_in: counter!(BYTES_IN),
             bytes_out: counter!(BYTES_OUT),
-            appends: counter!(APPENDS),
-            append_bytes: counter!(APPEND_BYTES),
             read_bytes: counter!(READ_BYTES),
             reads_waiting: gauge!(READS_WAITING),
             credit_waits: counter!(CREDIT_WAITS),
@@ -117,5 +119,24 @@ impl Metrics {
     pub(crate) fn closed(&self, close: &Close) {
         counter!(CONNECTIONS_CLOSED, "cause" => close.cause()).increment(1);
         self.connections.decrement(1.0);
+    }
+}
+
+/// Publishes what is used of the memory budget, again and again until `stop`.
+pub(crate) async fn sample_memory(memory: MemoryBudget, stop: CancellationToken) {
+    describe_gauge!(
+        MEMORY,
+        Unit::Bytes,
+        "Bytes of the memory budget in use, by use"
+    );
+    let operations = gauge!(MEMORY, "use" => "operations");
+    let frames = gauge!(MEMORY, "use" => "frames");
+    let blocks = gauge!(MEMORY, "use" => "blocks");
+    let mut ticks = interval(SAMPLE_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let usage = memory.usage();
+        operations.set(usage.operations as f64);
+        frames.set(usage.frames as f64);
+        blocks.set(usage.blocks as f64);
     }
 }
