@@ -162,13 +162,6 @@ impl Index {
         log.push(header, crc, file, offset);
     }
 
-    /// Notes that the body of a frame, which the scan has just added, is damaged.
-    pub(crate) fn add_damaged_frame(&mut self, log: LogId, error: Error) {
-        self.damage.get_or_insert(error.clone());
-        let log = self.logs.entry(log).or_default();
-        log.damage.get_or_insert(error);
-    }
-
     /// Notes a stretch of acknowledged bytes that cannot be read: any log may have had frames there.
     pub(crate) fn add_damaged_stretch(&mut self, error: Error) {
         tracing::error!(%error, "acknowledged bytes of the log are damaged");

@@ -9,8 +9,9 @@
 //! Residual gap, as with every log of this kind: damage to the very last acknowledged write, with
 //! nothing behind it, looks torn. The header a lane writes when it goes idle narrows it.
 //!
-//! Bodies are checked here only in the last file; in the others on replay. Memory is bounded by one
-//! piece of a file and the index.
+//! Headers are walked; bodies are checked here only in the very last write, the one that may be torn,
+//! and all others on replay. So the time depends little on how much the log holds. Memory is bounded
+//! by one piece of a file and the index.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use sarit_env::disk::{DirEntry, Disk, DiskFile, OpenMode};
 
 use super::file::{FileHeader, FileState, WalFile};
-use super::index::{Index, bad_frame};
+use super::index::Index;
 use crate::Error;
 use crate::config::FILE_BYTES_MAX;
 use crate::record::{BLOCK, Crc, FRAME_HEADER, FrameHeader, LANE_HEADER, LaneHeader};
@@ -187,9 +188,10 @@ struct Walk<'a> {
     reader: Reader,
 }
 
-/// One lane write, checked.
+/// One lane write whose headers are valid.
 struct Write {
     total: u64,
+    durable_lsn: u64,
     frames: Vec<ScannedFrame>,
 }
 
@@ -197,7 +199,6 @@ struct ScannedFrame {
     header: FrameHeader,
     crc: u32,
     offset: u64,
-    whole: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -208,40 +209,40 @@ impl<'a> Walk<'a> {
 
     /// Adds every frame to `index`. Returns where the valid bytes end, which is `end` if that is known.
     async fn run(&mut self, end: Option<u64>, index: &mut Index) -> Result<u64, Error> {
-        let number = self.file.header.number;
         let limit = end.unwrap_or(self.file.len).min(self.file.len);
         let mut at = BLOCK;
+        // The newest write: what comes behind it proves that it had been durable.
+        let mut last = None;
         while at + BLOCK <= limit {
-            let write = self.write(at, limit, end.is_none()).await?;
-            let sound = write
-                .as_ref()
-                .is_some_and(|w| w.frames.iter().all(|f| f.whole));
-            // Where damage and a torn write cannot be told apart yet, look for a later witness.
-            let next = if sound {
-                None
-            } else {
-                self.next_header(at, limit, end.is_none()).await?
-            };
-            match write {
-                Some(write) if sound || end.is_some() || next.is_some() => {
-                    for frame in &write.frames {
-                        let header = &frame.header;
-                        index.add_scanned(header, frame.crc, number, frame.offset);
-                        if !frame.whole {
-                            let path = &self.file.path;
-                            let error = bad_frame(path, frame.offset, header.log, header.number);
-                            index.add_damaged_frame(header.log, error);
-                        }
+            if let Some(write) = self.write(at, limit).await? {
+                let (total, durable_lsn) = (write.total, write.durable_lsn);
+                if let Some((start, before)) = last.replace((at, write)) {
+                    let proven = end.is_some() || durable_lsn > self.file.header.lsn(start);
+                    if !proven && !self.is_whole(&before).await? {
+                        last = None;
+                        at = start;
+                        break;
                     }
-                    at += write.total;
+                    self.add(&before, index);
                 }
-                _ => {
-                    let Some(next) = next.or(end) else { break };
-                    let what = format!("{} acknowledged bytes are unreadable", next - at);
-                    let error = Error::corrupt(&self.file.path, at, what);
-                    index.add_damaged_stretch(error);
-                    at = next;
-                }
+                at += total;
+                continue;
+            }
+            // Where damage and a torn write cannot be told apart yet, look for a later witness.
+            let witness = self.next_header(at, limit, end.is_none()).await?;
+            let Some(next) = witness.or(end) else { break };
+            if let Some((_, proven)) = last.take() {
+                self.add(&proven, index);
+            }
+            let what = format!("{} acknowledged bytes are unreadable", next - at);
+            index.add_damaged_stretch(Error::corrupt(&self.file.path, at, what));
+            at = next;
+        }
+        if let Some((start, write)) = last {
+            if end.is_some() || self.is_whole(&write).await? {
+                self.add(&write, index);
+            } else {
+                at = start;
             }
         }
         if let Some(end) = end
@@ -254,8 +255,26 @@ impl<'a> Walk<'a> {
         Ok(end.unwrap_or(at))
     }
 
+    fn add(&self, write: &Write, index: &mut Index) {
+        let number = self.file.header.number;
+        for frame in &write.frames {
+            index.add_scanned(&frame.header, frame.crc, number, frame.offset);
+        }
+    }
+
+    /// Whether the bodies are as their headers say.
+    async fn is_whole(&mut self, write: &Write) -> Result<bool, Error> {
+        for frame in &write.frames {
+            let (at, len) = (frame.offset + FRAME_HEADER as u64, frame.header.body_len);
+            if self.body_crc(at, len).await? != frame.header.body_crc {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Reads the write at `at`; `None` if there is no valid one.
-    async fn write(&mut self, at: u64, limit: u64, bodies: bool) -> Result<Option<Write>, Error> {
+    async fn write(&mut self, at: u64, limit: u64) -> Result<Option<Write>, Error> {
         let salt = self.file.header.salt;
         let bytes = self.read(at, LANE_HEADER as u64).await?;
         let Some(lane) = LaneHeader::decode(&bytes, salt) else {
@@ -280,19 +299,17 @@ impl<'a> Walk<'a> {
                 return Ok(None);
             }
             crc.add(&bytes);
-            let body = offset + FRAME_HEADER as u64;
-            let whole = !bodies || self.body_crc(body, header.body_len).await? == header.body_crc;
             frames.push(ScannedFrame {
                 header,
                 crc: header_crc,
                 offset,
-                whole,
             });
             offset += header.frame_len();
         }
         let valid = offset == to && crc.finish() == lane.crc;
         Ok(valid.then_some(Write {
             total: lane.total(),
+            durable_lsn: lane.durable_lsn,
             frames,
         }))
     }
