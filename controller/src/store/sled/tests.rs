@@ -116,3 +116,97 @@ async fn copy_files(from: &Path, to: &Path) {
         }
     }
 }
+
+/// The database's file, whose syncs wait for a permit, and fail once there are to be none.
+struct Gate(tokio::sync::Semaphore);
+
+#[async_trait]
+impl DiskFile for Gate {
+    async fn size(&self) -> std::io::Result<u64> {
+        Ok(0)
+    }
+
+    async fn read_at(&self, _offset: u64, _len: usize) -> std::io::Result<bytes::Bytes> {
+        Ok(bytes::Bytes::new())
+    }
+
+    async fn write_at(&self, _offset: u64, _parts: &[bytes::Bytes]) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    async fn allocate_zeroed(&self, _len: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    async fn sync_data(&self) -> std::io::Result<()> {
+        match self.0.acquire().await {
+            Ok(permit) => {
+                permit.forget();
+                Ok(())
+            }
+            Err(_) => Err(std::io::Error::other("the device is gone")),
+        }
+    }
+}
+
+/// A store that syncs only as far as the gate lets it.
+async fn gated(dir: &Path) -> (SledStore, Arc<Gate>) {
+    let lock = RealDisk.lock(&dir.join("LOCK")).await.unwrap();
+    let gate = Arc::new(Gate(tokio::sync::Semaphore::new(0)));
+    let database = open_database(&dir.join("meta"), &RealDisk).await.unwrap();
+    (SledStore::start(database, gate.clone(), lock), gate)
+}
+
+#[tokio::test]
+async fn nothing_that_is_not_synced_is_acknowledged_or_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, gate) = gated(dir.path()).await;
+    let write = store.commit(Transaction::new().put("row/a", "1"));
+    let write = given_time(write).await;
+    let shown = given_time(store.get("row/a")).await;
+    let listed = given_time(store.range("row/", None, 10)).await;
+    let (Poll::Pending(write), Poll::Pending(shown), Poll::Pending(listed)) =
+        (write, shown, listed)
+    else {
+        panic!("an answer before the sync")
+    };
+    assert_eq!(store.get("other").await, Ok(None));
+    assert_eq!(store.range("other/", None, 10).await, Ok(Page::default()));
+    gate.0.add_permits(1);
+    assert_ne!(write.await, Ok(Outcome::Conflict));
+    assert_eq!(shown.await.unwrap().unwrap().value, "1");
+    assert_eq!(listed.await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_sync_fails_the_store_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, gate) = gated(dir.path()).await;
+    gate.0.add_permits(1);
+    put(&store, "before", "1").await;
+    gate.0.close();
+    let refused = store.commit(Transaction::new().put("after", "1")).await;
+    assert!(matches!(refused, Err(Error::Broken(_))), "{refused:?}");
+    assert!(store.failed().await.contains("the device is gone"));
+    let refused = store.commit(Transaction::new().put("later", "1")).await;
+    assert!(matches!(refused, Err(Error::Broken(_))), "{refused:?}");
+    let hidden = store.get("after").await;
+    assert!(matches!(hidden, Err(Error::Broken(_))), "{hidden:?}");
+}
+
+/// A future that was given the time it needs, if it is not waiting for something.
+enum Poll<F> {
+    Ready,
+    Pending(F),
+}
+
+async fn given_time<F: Future>(future: F) -> Poll<std::pin::Pin<Box<F>>> {
+    let mut future = Box::pin(future);
+    for _ in 0..100 {
+        if futures_util::poll!(future.as_mut()).is_ready() {
+            return Poll::Ready;
+        }
+        tokio::task::yield_now().await;
+    }
+    Poll::Pending(future)
+}
