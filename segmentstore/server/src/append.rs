@@ -390,5 +390,4 @@ impl Appends {
 }
 
 #[cfg(test)]
-#[path = "append/tests.rs"]
 mod tests;

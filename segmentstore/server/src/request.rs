@@ -1,6 +1,9 @@
 //! Every command but appends → one call on a container → one reply.
 //!
-//! What needs no container is checked here: names, offsets, lengths, the size of answers. A dropped request may still happen: its container finishes what it has begun.
+//! What needs no container is checked here: names, offsets, lengths, the size of answers. A dropped
+//! request may still happen: its container finishes what it has begun.
+
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sarit_container::{Container, Error, Kind, Page, Permit};
+use sarit_container::{Container, Error, Kind, Permit};
 use sarit_proto::ids::{AttributeId, Offset};
-use sarit_proto::wire::command::{
-    CreateSegment, CreateTableSegment, ReadSegment, ReadTableEntriesDelta, RemoveTableKeys,
-    TruncateSegment, UpdateTableEntries,
-};
-use sarit_proto::wire::field::{IteratorArgs, TableEntry, TableKey};
+use sarit_proto::wire::command::{CreateSegment, ReadSegment, TruncateSegment};
 use sarit_proto::wire::reply::{
     SegmentAttribute, SegmentAttributeUpdated, SegmentCreated, SegmentDeleted,
     SegmentPolicyUpdated, SegmentRead, SegmentSealed, SegmentTruncated, StreamSegmentInfo,
-    TableEntriesDeltaRead, TableEntriesRead, TableEntriesUpdated, TableKeysRead, TableKeysRemoved,
-    TableRead, TableSegmentInfo,
 };
 use sarit_proto::wire::{Command, HEADER, PAYLOAD_MAX, Reply};
 use tokio_util::sync::CancellationToken;
@@ -33,10 +30,6 @@ const SEGMENT_BYTES_MAX: usize = 2 * 255 + 256;
 const READ_BYTES_MAX: usize = 2 << 20;
 /// What a read that asks for nothing gets.
 const READ_BYTES_UNASKED: usize = 8;
-/// Longest key of a table whose keys all have the same length. Source: the protocol.
-const FIXED_KEY_BYTES_MAX: i32 = 256;
-/// Most entries one page of a table holds, whatever was asked for.
-const PAGE_ENTRIES_MAX: usize = 10_000;
 
 /// The answer to a request, or the reason to close the connection instead.
 pub(crate) type Answer = Result<Reply, Close>;
@@ -225,31 +218,14 @@ impl What {
             Command::UpdateTableEntries(update) => self.update_table(&container, update).await,
             Command::RemoveTableKeys(remove) => self.remove_keys(&container, remove).await,
             Command::ReadTable(read) => self.read_table(&container, &read.keys).await,
-            Command::ReadTableKeys(read) => self
-                .page(&container, read.suggested_count, read.args)
-                .await
-                .map(|(entries, continuation_token)| {
-                    let keys = entries.into_iter().map(|entry| entry.key).collect();
-                    TableKeysRead {
-                        request_id,
-                        segment,
-                        keys,
-                        continuation_token,
-                    }
-                    .into()
-                }),
-            Command::ReadTableEntries(read) => self
-                .page(&container, read.suggested_count, read.args)
-                .await
-                .map(|(entries, continuation_token)| {
-                    TableEntriesRead {
-                        request_id,
-                        segment,
-                        entries,
-                        continuation_token,
-                    }
-                    .into()
-                }),
+            Command::ReadTableKeys(read) => {
+                self.table_keys(&container, read.suggested_count, read.args)
+                    .await
+            }
+            Command::ReadTableEntries(read) => {
+                self.table_entries(&container, read.suggested_count, read.args)
+                    .await
+            }
             Command::ReadTableEntriesDelta(delta) => self.delta(&container, &delta).await,
             other => Ok(unsupported(request_id, other.name())),
         };
@@ -350,25 +326,6 @@ impl What {
         Ok(self.created())
     }
 
-    async fn create_table(
-        &self,
-        container: &Container,
-        create: &CreateTableSegment,
-    ) -> Result<Reply, Error> {
-        if !(0..=FIXED_KEY_BYTES_MAX).contains(&create.key_length) {
-            return Ok(self.illegal(format!(
-                "key length is {}, it must be in [0, {FIXED_KEY_BYTES_MAX}]",
-                create.key_length
-            )));
-        }
-        let kind = Kind::Table {
-            key_length: create.key_length as u16,
-        };
-        let attributes = vec![(AttributeId::ROLLOVER_SIZE, create.rollover_size.max(0))];
-        container.create(&self.segment, kind, attributes).await?;
-        Ok(self.created())
-    }
-
     fn created(&self) -> Reply {
         let (request_id, segment) = (self.request_id, self.segment.clone());
         SegmentCreated {
@@ -394,97 +351,6 @@ impl What {
             segment,
         }
         .into())
-    }
-
-    async fn table_info(&self, container: &Container) -> Result<Reply, Error> {
-        let info = container.table_info(&self.segment).await?;
-        let reply = TableSegmentInfo {
-            request_id: self.request_id,
-            segment: self.segment.clone(),
-            start_offset: info.start.0 as i64,
-            length: info.length.0 as i64,
-            entry_count: i64::try_from(info.entries).unwrap_or(i64::MAX),
-            key_length: i32::from(info.key_length),
-        };
-        Ok(reply.into())
-    }
-
-    async fn update_table(
-        &self,
-        container: &Container,
-        update: UpdateTableEntries,
-    ) -> Result<Reply, Error> {
-        let expected = expected_length(update.expected_length);
-        let updated = container.table_update(&self.segment, update.entries, expected);
-        let versions = updated.await.map_err(at_length)?;
-        let request_id = self.request_id;
-        Ok(TableEntriesUpdated {
-            request_id,
-            versions,
-        }
-        .into())
-    }
-
-    async fn remove_keys(
-        &self,
-        container: &Container,
-        remove: RemoveTableKeys,
-    ) -> Result<Reply, Error> {
-        let expected = expected_length(remove.expected_length);
-        let removed = container.table_remove(&self.segment, remove.keys, expected);
-        removed.await.map_err(at_length)?;
-        let (request_id, segment) = (self.request_id, self.segment.clone());
-        Ok(TableKeysRemoved {
-            request_id,
-            segment,
-        }
-        .into())
-    }
-
-    async fn read_table(&self, container: &Container, keys: &[TableKey]) -> Result<Reply, Error> {
-        let keys: Vec<Bytes> = keys.iter().map(|key| key.key.clone()).collect();
-        let entries = container.table_get(&self.segment, &keys).await?;
-        let (request_id, segment) = (self.request_id, self.segment.clone());
-        Ok(TableRead {
-            request_id,
-            segment,
-            entries,
-        }
-        .into())
-    }
-
-    async fn page(
-        &self,
-        container: &Container,
-        count: i32,
-        args: IteratorArgs,
-    ) -> Result<(Vec<TableEntry>, Bytes), Error> {
-        let page = Page {
-            token: args.continuation_token,
-            from_key: args.from_key,
-            to_key: args.to_key,
-            count: page_entries(count),
-        };
-        container.table_entries(&self.segment, page).await
-    }
-
-    async fn delta(
-        &self,
-        container: &Container,
-        request: &ReadTableEntriesDelta,
-    ) -> Result<Reply, Error> {
-        let count = page_entries(request.suggested_count);
-        let delta = container.table_delta(&self.segment, request.from_position, count);
-        let delta = delta.await?;
-        let reply = TableEntriesDeltaRead {
-            request_id: self.request_id,
-            segment: self.segment.clone(),
-            entries: delta.entries,
-            should_clear: delta.should_clear,
-            reached_end: delta.reached_end,
-            last_position: delta.last_position,
-        };
-        Ok(reply.into())
     }
 
     fn refused(&self, error: Error) -> Answer {
@@ -515,34 +381,6 @@ impl What {
             "the answer would have {bytes} bytes, a frame holds {PAYLOAD_MAX}: ask for less at once"
         ))
     }
-}
-
-/// −1 is no condition.
-fn expected_length(expected: i64) -> Option<i64> {
-    (expected != -1).then_some(expected)
-}
-
-/// A conditional table operation answers with the table's length where a truncation answers with its
-/// start.
-fn at_length(error: Error) -> Error {
-    match error {
-        Error::BadOffset {
-            segment,
-            length,
-            given,
-            ..
-        } => Error::BadOffset {
-            segment,
-            start: length,
-            length,
-            given,
-        },
-        other => other,
-    }
-}
-
-fn page_entries(count: i32) -> usize {
-    usize::try_from(count).unwrap_or(0).min(PAGE_ENTRIES_MAX)
 }
 
 #[cfg(test)]
