@@ -9,7 +9,6 @@ mod world;
 
 use world::{Report, World};
 
-
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }

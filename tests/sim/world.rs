@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -30,6 +30,8 @@ const CONTROLLER: u16 = 9090;
 const STORE: u16 = 12345;
 /// Longest that a world may last, in its own time: a backstop, far above what any needs.
 const WORLD_MAX: Duration = Duration::from_secs(600);
+/// When every world begins, since the Unix epoch.
+const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 /// The segment of the writer by hand.
 const RAW_SEGMENT: &str = "raw/sim/0.#epoch.0";
 
@@ -116,6 +118,7 @@ impl World {
         });
         let mut sim = Builder::new()
             .rng_seed(self.seed)
+            .epoch(UNIX_EPOCH + EPOCH)
             .tick_duration(Duration::from_millis(1))
             .min_message_latency(Duration::from_micros(100))
             .max_message_latency(Duration::from_millis(1 + rng.below(10)))

@@ -3,7 +3,9 @@
 //! Append blocks are joined with their ends here, so a command is always whole. Memory for what a
 //! command carries is reserved before the command is handed on; while there is none, nothing more is
 //! read and TCP slows the peer down. The buffer grows with what was received, never with what a frame
-//! claims to hold, and shrinks again while little comes in, so that idle connections cost little.
+//! claims to hold, and shrinks again while little comes in, so that idle connections cost little. Of a
+//! frame larger than the buffer of a busy connection the first part is read, then its memory is
+//! reserved, then the rest is read: many large events at once wait in the network, not in memory.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -49,6 +51,13 @@ enum Pending {
     Other(Command, usize),
 }
 
+/// Whether a large frame is being received, and whether it has its memory.
+enum Large {
+    No,
+    Waiting(BoxFuture<'static, Permit>),
+    Granted(Permit),
+}
+
 /// The receiving half of a connection.
 pub(crate) struct Input<R> {
     read: R,
@@ -59,6 +68,8 @@ pub(crate) struct Input<R> {
     open_block: Option<AppendBlock>,
     ready: VecDeque<Arrived>,
     waiting: Option<(Pending, BoxFuture<'static, Permit>)>,
+    /// The memory of a large frame that is being received.
+    large: Large,
     broken: Option<Close>,
     frame_time: Duration,
     /// When the frame being received must have got further, and how far it was when that was set.
@@ -81,6 +92,7 @@ impl<R: AsyncRead + Unpin> Input<R> {
             open_block: None,
             ready: VecDeque::new(),
             waiting: None,
+            large: Large::No,
             broken: None,
             frame_time,
             // Runs until the first frame is there: who never says anything is not kept.
@@ -190,6 +202,9 @@ impl<R: AsyncRead + Unpin> Input<R> {
     /// Most of the time there is memory, and nothing has to be kept for later.
     fn reserve(&mut self, pending: Pending) {
         let bytes = pending.bytes();
+        if let Large::Granted(permit) = std::mem::replace(&mut self.large, Large::No) {
+            return self.ready.push_back(pending.with(permit));
+        }
         // Unconstrained: the runtime's turn taking must not look like a lack of memory.
         if let Some(permit) = unconstrained(self.credit.reserve(bytes)).now_or_never() {
             return self.ready.push_back(pending.with(permit));
@@ -200,7 +215,27 @@ impl<R: AsyncRead + Unpin> Input<R> {
         self.waiting = Some((pending, permit));
     }
 
+    /// Waits for the memory of a large frame, once its first part is there. Cancel-safe.
+    async fn admit_large(&mut self) {
+        if let Large::No = self.large
+            && let Some(frame) = large_frame(&self.buffer)
+        {
+            let credit = self.credit.clone();
+            let permit = async move { credit.reserve(frame + APPEND_OVERHEAD).await };
+            self.large = Large::Waiting(permit.boxed());
+        }
+        if let Large::Waiting(permit) = &mut self.large {
+            self.large = Large::Granted(permit.await);
+            if let Some(frame) = large_frame(&self.buffer) {
+                self.buffer.reserve(frame - self.buffer.len());
+            }
+            // Others wait for this memory: no more time for more bytes.
+            self.deadline = Some((Instant::now() + self.frame_time, usize::MAX / 2));
+        }
+    }
+
     async fn receive(&mut self) -> Result<(), Close> {
+        self.admit_large().await;
         if self.buffer.is_empty() {
             if self.buffer.capacity() > self.read_bytes {
                 self.buffer = BytesMut::new();
@@ -209,8 +244,14 @@ impl<R: AsyncRead + Unpin> Input<R> {
             self.deadline = Some((Instant::now() + self.frame_time, self.buffer.len()));
         }
         // Doubling what is there keeps the copies of a growing frame few.
-        let want = self.read_bytes.max(self.buffer.len());
-        if self.buffer.capacity() - self.buffer.len() < want / 2 {
+        let want = self.read_bytes.max(self.buffer.len().min(READ_BYTES_MAX));
+        // A large frame has all the room it needs.
+        let least = if matches!(self.large, Large::Granted(_)) {
+            1
+        } else {
+            want / 2
+        };
+        if self.buffer.capacity() - self.buffer.len() < least {
             self.buffer.reserve(want);
         }
         let room = self.buffer.capacity() - self.buffer.len();
@@ -247,6 +288,15 @@ impl<R: AsyncRead + Unpin> Input<R> {
         let mut scrap = [0; 1024];
         while matches!(self.read.read(&mut scrap).await, Ok(1..)) {}
     }
+}
+
+/// Returns the size of the frame at the front of `buffer`, header included, if it is larger than what is
+/// read ahead and that much of it is there.
+fn large_frame(buffer: &[u8]) -> Option<usize> {
+    let header = buffer.first_chunk::<{ wire::HEADER }>()?;
+    let length = i32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    let frame = wire::HEADER + usize::try_from(length).ok()?;
+    (buffer.len() >= READ_BYTES_MAX && frame > buffer.len()).then_some(frame)
 }
 
 impl Pending {
