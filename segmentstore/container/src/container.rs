@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::index::snapshot::Snapshot;
 use crate::pipeline::reply::{Caller, Destination};
-use crate::pipeline::{Batch, Request, Wish};
+use crate::pipeline::{Filler, Request, Wish};
 use crate::read::reader;
 use crate::shared::Shared;
 use crate::state::Segment;
@@ -34,7 +34,7 @@ pub struct Container(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
-    appends: mpsc::Sender<Batch>,
+    fillers: mpsc::Sender<Filler>,
     pub(crate) requests: mpsc::Sender<Request>,
     ended: CancellationToken,
     next_appender: AtomicU64,
@@ -204,7 +204,7 @@ pub enum Done {
 /// Where one connection's appends enter.
 #[derive(Clone, Debug)]
 pub struct Appender {
-    appends: mpsc::Sender<Batch>,
+    fillers: mpsc::Sender<Filler>,
     to: Arc<Destination>,
     shared: Arc<Shared>,
 }
@@ -219,9 +219,9 @@ impl Appender {
     /// [`Error::Stopping`]; none of them was taken.
     pub async fn submit(&self, operations: Vec<AppendOp>) -> Result<(), Error> {
         let to = self.to.clone();
-        let batch = Batch { to, operations };
-        let sent = self.appends.send(batch).await;
-        let depth = self.appends.max_capacity() - self.appends.capacity();
+        let appends = Filler::Appends(to, operations.into_iter());
+        let sent = self.fillers.send(appends).await;
+        let depth = self.fillers.max_capacity() - self.fillers.capacity();
         self.shared.metrics.inbox.set(depth as u64);
         sent.map_err(|_| Error::Stopping)
     }
@@ -243,13 +243,13 @@ impl Container {
 
     pub(crate) fn new(
         shared: Arc<Shared>,
-        appends: mpsc::Sender<Batch>,
+        fillers: mpsc::Sender<Filler>,
         requests: mpsc::Sender<Request>,
         ended: CancellationToken,
     ) -> Self {
         Self(Arc::new(Inner {
             shared,
-            appends,
+            fillers,
             requests,
             ended,
             next_appender: AtomicU64::new(0),
@@ -266,7 +266,7 @@ impl Container {
     pub fn appender(&self, outcomes: mpsc::UnboundedSender<Outcomes>) -> Appender {
         let number = self.0.next_appender.fetch_add(1, Ordering::Relaxed);
         Appender {
-            appends: self.0.appends.clone(),
+            fillers: self.0.fillers.clone(),
             to: Arc::new(Destination { number, outcomes }),
             shared: self.0.shared.clone(),
         }
@@ -537,7 +537,7 @@ impl Container {
             frames: metrics.frames.get(),
             frame_bytes: metrics.frame_bytes.get(),
             frames_in_flight: metrics.in_flight.get(),
-            inbox: (self.0.appends.max_capacity() - self.0.appends.capacity()) as u64,
+            inbox: (self.0.fillers.max_capacity() - self.0.fillers.capacity()) as u64,
             waiters: shared.waiters.len(),
             extents: metrics.extents.get(),
             reread_bytes: metrics.reread_bytes.get(),
@@ -570,10 +570,17 @@ impl Container {
             segment: segment.into(),
             wish: wish(caller),
         };
-        let sent = self.0.requests.send(request).await;
-        sent.map_err(|_| Error::Stopping)?;
-        // The sequencer answers whatever it has put in order; what it drops it never looked at.
-        answer.await.unwrap_or(Err(Error::Stopping))
+        let sent = if request.wish.is_exempt() {
+            self.0.requests.send(request).await.is_ok()
+        } else {
+            let filler = Filler::Request(request);
+            self.0.fillers.send(filler).await.is_ok()
+        };
+        if !sent {
+            return Err(Error::Stopping);
+        }
+        // Without an answer only if the container was ended by force.
+        answer.await.unwrap_or(Err(Error::OutcomeUnknown))
     }
 
     fn alive(&self) -> Result<(), Error> {

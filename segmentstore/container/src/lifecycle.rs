@@ -83,19 +83,19 @@ pub(crate) async fn open(
         trace: parking_lot::Mutex::default(),
         config,
     });
-    let (appends, appends_inbox) = mpsc::channel(shared.config.inbox.max(1));
+    let (fillers, fillers_inbox) = mpsc::channel(shared.config.inbox.max(1));
     let (requests, requests_inbox) = mpsc::channel(shared.config.inbox.max(1));
     let pipeline = Pipeline::new(
         shared.clone(),
         clock,
-        appends_inbox,
+        fillers_inbox,
         requests_inbox,
         wal.space(),
     );
     let ended = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(shared.clone(), pipeline, ended.clone()));
-    let container = Container::new(shared, appends, requests, ended);
+    let container = Container::new(shared, fillers, requests, ended);
     Ok((container, Running(tasks)))
 }
 

@@ -41,7 +41,7 @@ fn body() -> Vec<u8> {
     let (sid, name, start) = (Sid(9), "näme", 4);
     let changes = Changes::new(&changes, 2);
     let mut filling = Filling::default();
-    let mut record = |operation: Operation<'_>| filling.record(|out| operation.encode(out));
+    let mut record = |operation: Operation<'_>| filling.record(false, |out| operation.encode(out));
     record(Operation::Create {
         sid,
         kind,
@@ -63,7 +63,7 @@ fn body() -> Vec<u8> {
         Operation::Truncate { sid, start },
         Operation::Delete { sid },
     ] {
-        filling.record(|out| operation.encode(out));
+        filling.record(false, |out| operation.encode(out));
     }
     let (mut builder, operations) = filling.build(0x0102, sarit_wal::FrameBuilder::with_capacity);
     assert_eq!(operations, 10);

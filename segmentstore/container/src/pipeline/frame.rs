@@ -27,6 +27,8 @@ pub(crate) struct Filling {
     /// Rises with every operation that appends must not be sorted across.
     group: u32,
     operations: u32,
+    /// Whether it may use the log's reserve.
+    exempt: bool,
     /// Answers that depend on this frame or one before it, in order.
     pub(crate) replies: Vec<Reply>,
     runs: Vec<RunHead>,
@@ -86,9 +88,9 @@ impl Filling {
         self.operations
     }
 
-    /// Returns whether it holds appends.
-    pub(crate) fn has_appends(&self) -> bool {
-        !self.appends.is_empty()
+    /// Returns whether it holds an operation that may use the log's reserve.
+    pub(crate) fn is_exempt(&self) -> bool {
+        self.exempt
     }
 
     /// Adds an append.
@@ -104,13 +106,15 @@ impl Filling {
     }
 
     /// Adds what `write` writes as the record of an operation; nothing written is nothing added.
-    pub(crate) fn record<T>(&mut self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
+    /// `exempt` lets the frame use the log's reserve.
+    pub(crate) fn record<T>(&mut self, exempt: bool, write: impl FnOnce(&mut BytesMut) -> T) -> T {
         let from = self.encoded.len();
         let outcome = write(&mut self.encoded);
         let to = self.encoded.len();
         if to > from {
             self.bytes += to - from;
             self.operations += 1;
+            self.exempt |= exempt;
             self.items.push(Item {
                 group: self.group + 1,
                 sid: Sid(0),
@@ -223,6 +227,7 @@ impl Filling {
         self.bytes = 0;
         self.group = 0;
         self.operations = 0;
+        self.exempt = false;
     }
 }
 

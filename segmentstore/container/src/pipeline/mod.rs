@@ -1,8 +1,9 @@
 //! The sequencer: one task that puts operations in order, in frames, in the log; applies what is
 //! durable; and answers.
 //!
-//! Two inboxes, both bounded: appends, and everything else. While the log is full only the second is
-//! read, so that truncations and deletions can make room; appends wait where they are, in order.
+//! Two inboxes, both bounded: what brings data (appends, new entries of tables), and everything else.
+//! While the log is full only the second is read, so that truncations and deletions can make room; the
+//! first waits where it is, in order.
 //!
 //! Timer-less group commit: with nothing in flight a frame goes out at once; with frames in flight it
 //! gathers until it is worth sending or the window opens. Fail-stop: a log error ends the run, and
@@ -37,14 +38,34 @@ use crate::{AppendOp, Done, Error, Kind, Offset, Permit};
 const WORTH_SENDING: usize = 256 << 10;
 /// Batches of appends taken from the inbox at once.
 const BATCHES: usize = 64;
+/// Answers that may wait for one frame. More than operations: repeated and refused appends write nothing.
+const REPLIES_MAX: usize = 1 << 16;
 /// Frames in flight beyond the window, for operations that help to free space.
 const EXEMPT_FRAMES: usize = 16;
 
-/// Appends of one connection, in order.
+/// What waits while the log is full: it would fill it further.
 #[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) to: Arc<Destination>,
-    pub(crate) operations: Vec<AppendOp>,
+pub(crate) enum Filler {
+    /// Appends of one connection, in order.
+    Appends(Arc<Destination>, std::vec::IntoIter<AppendOp>),
+    /// New entries of a table.
+    Request(Request),
+}
+
+/// One operation of a [`Filler`].
+enum Next {
+    Append(Arc<Destination>, AppendOp),
+    Request(Request),
+}
+
+impl Next {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append(_, AppendOp::Setup { .. }) => 0,
+            Self::Append(_, AppendOp::Append { data, .. }) => data.len(),
+            Self::Request(request) => request.wish.bytes(),
+        }
+    }
 }
 
 /// Everything that is not an append.
@@ -71,6 +92,27 @@ pub(crate) enum Wish {
 }
 
 impl Wish {
+    /// Returns whether it may use the log's reserve: it brings little, and may make room.
+    pub(crate) fn is_exempt(&self) -> bool {
+        !matches!(self, Self::TableUpdate(..))
+    }
+
+    /// Answers that nothing was done.
+    fn refuse(self) {
+        const STOPPING: Error = Error::Stopping;
+        // Callers that have gone do not want to know.
+        match self {
+            Self::Create(.., caller)
+            | Self::Truncate(_, caller)
+            | Self::Delete { caller, .. }
+            | Self::OverwriteAttributes(_, caller)
+            | Self::TableRemove(.., caller) => drop(caller.send(Err(STOPPING))),
+            Self::Seal(caller) => drop(caller.send(Err(STOPPING))),
+            Self::UpdateAttribute(.., caller) => drop(caller.send(Err(STOPPING))),
+            Self::TableUpdate(.., caller) => drop(caller.send(Err(STOPPING))),
+        }
+    }
+
     /// Returns about how many bytes its record will have, not less but for small change.
     fn bytes(&self) -> usize {
         let key = |key: &TableKey| 8 + key.key.len();
@@ -106,16 +148,16 @@ pub(crate) struct Pipeline {
     shared: Arc<Shared>,
     clock: Clock,
     speculation: Speculation,
-    appends: mpsc::Receiver<Batch>,
+    fillers: mpsc::Receiver<Filler>,
     requests: mpsc::Receiver<Request>,
     space: watch::Receiver<Space>,
     full: bool,
     /// Size at which a frame is closed.
     frame_bytes: usize,
     /// Taken from the inbox, not yet in order.
-    backlog: VecDeque<(Arc<Destination>, std::vec::IntoIter<AppendOp>)>,
+    backlog: VecDeque<Filler>,
     /// An operation taken from the backlog that did not fit the frame.
-    next: Option<(Arc<Destination>, AppendOp)>,
+    next: Option<Next>,
     waiting: VecDeque<Request>,
     filling: Filling,
     flights: VecDeque<Flight>,
@@ -132,7 +174,7 @@ impl Pipeline {
     pub(crate) fn new(
         shared: Arc<Shared>,
         clock: Clock,
-        appends: mpsc::Receiver<Batch>,
+        fillers: mpsc::Receiver<Filler>,
         requests: mpsc::Receiver<Request>,
         space: watch::Receiver<Space>,
     ) -> Self {
@@ -145,7 +187,7 @@ impl Pipeline {
             shared,
             clock,
             speculation,
-            appends,
+            fillers,
             requests,
             space,
             full: false,
@@ -176,13 +218,13 @@ impl Pipeline {
     }
 
     async fn sequence(&mut self, stop: &CancellationToken) -> Result<(), Error> {
-        let (mut appends_open, mut requests_open) = (true, true);
-        let mut batches = Vec::with_capacity(BATCHES);
+        let (mut fillers_open, mut requests_open) = (true, true);
+        let mut fillers = Vec::with_capacity(BATCHES);
         let mut requests = Vec::with_capacity(BATCHES);
         loop {
             self.admit();
             self.submit();
-            if stop.is_cancelled() && self.is_done(appends_open, requests_open) {
+            if stop.is_cancelled() && self.is_done(fillers_open, requests_open) {
                 return Ok(());
             }
             let in_flight = !self.flights.is_empty();
@@ -196,13 +238,11 @@ impl Pipeline {
                     requests_open = received > 0;
                     self.waiting.extend(requests.drain(..));
                 }
-                received = self.appends.recv_many(&mut batches, BATCHES),
-                    if appends_open && room && !self.full =>
+                received = self.fillers.recv_many(&mut fillers, BATCHES),
+                    if fillers_open && room && !self.full =>
                 {
-                    appends_open = received > 0;
-                    let taken = batches.drain(..);
-                    self.backlog
-                        .extend(taken.map(|batch: Batch| (batch.to, batch.operations.into_iter())));
+                    fillers_open = received > 0;
+                    self.backlog.extend(fillers.drain(..));
                 }
                 changed = self.space.changed() => {
                     if changed.is_err() {
@@ -211,7 +251,7 @@ impl Pipeline {
                     self.note_space();
                 }
                 () = stop.cancelled(), if !self.requests.is_closed() => {
-                    self.appends.close();
+                    self.fillers.close();
                     self.requests.close();
                 }
             }
@@ -219,14 +259,14 @@ impl Pipeline {
     }
 
     /// Whether a stop need not wait any longer: all is answered, or what is left waits for space.
-    fn is_done(&self, appends_open: bool, requests_open: bool) -> bool {
+    fn is_done(&self, fillers_open: bool, requests_open: bool) -> bool {
         let idle = self.flights.is_empty()
             && self.filling.is_empty()
             && self.backlog.is_empty()
             && self.next.is_none()
             && self.waiting.is_empty();
         let requests_done = !requests_open && self.waiting.is_empty();
-        requests_done && (self.full || (idle && !appends_open))
+        requests_done && (self.full || (idle && !fillers_open))
     }
 
     fn note_space(&mut self) {
@@ -255,19 +295,24 @@ impl Pipeline {
             self.answer(reply);
         }
         while !self.full
-            && let Some((to, operation)) = self.take()
+            && let Some(next) = self.take()
         {
-            let bytes = match &operation {
-                AppendOp::Setup { .. } => 0,
-                AppendOp::Append { data, .. } => data.len(),
-            };
-            if !self.has_room(bytes) {
-                self.next = Some((to, operation));
+            if !self.has_room(next.bytes()) {
+                self.next = Some(next);
                 break;
             }
-            self.sequence_append(&state, &to, operation);
             #[cfg(test)]
-            self.trace(Some(to.number));
+            let connection = match &next {
+                Next::Append(to, _) => Some(to.number),
+                Next::Request(_) => None,
+            };
+            let reply = match next {
+                Next::Append(to, operation) => self.sequence_append(&state, &to, operation),
+                Next::Request(request) => self.perform(&state, request),
+            };
+            #[cfg(test)]
+            self.trace(connection);
+            self.answer(reply);
         }
         drop(state);
         reply::release(self.shared.id, &mut self.ready);
@@ -280,21 +325,30 @@ impl Pipeline {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.filling.is_empty()
-            || (self.filling.bytes() + bytes <= self.frame_bytes
-                && (self.filling.operations() as usize) < self.shared.config.frame_operations)
+        let filling = &self.filling;
+        let newest = match self.flights.back() {
+            Some(flight) if filling.is_empty() => &flight.replies,
+            _ => &filling.replies,
+        };
+        newest.len() < REPLIES_MAX
+            && (filling.is_empty()
+                || (filling.bytes() + bytes <= self.frame_bytes
+                    && (filling.operations() as usize) < self.shared.config.frame_operations))
     }
 
-    fn take(&mut self) -> Option<(Arc<Destination>, AppendOp)> {
+    fn take(&mut self) -> Option<Next> {
         if let Some(next) = self.next.take() {
             return Some(next);
         }
         loop {
-            let (to, operations) = self.backlog.front_mut()?;
-            if let Some(operation) = operations.next() {
-                return Some((to.clone(), operation));
+            if let Filler::Appends(to, operations) = self.backlog.front_mut()?
+                && let Some(operation) = operations.next()
+            {
+                return Some(Next::Append(to.clone(), operation));
             }
-            self.backlog.pop_front();
+            if let Filler::Request(request) = self.backlog.pop_front()? {
+                return Some(Next::Request(request));
+            }
         }
     }
 
@@ -303,8 +357,8 @@ impl Pipeline {
         state: &crate::state::State,
         to: &Arc<Destination>,
         operation: AppendOp,
-    ) {
-        let reply = match operation {
+    ) -> Reply {
+        match operation {
             AppendOp::Setup {
                 segment,
                 writer,
@@ -355,8 +409,7 @@ impl Pipeline {
                 });
                 appended(to, token, done, permit)
             }
-        };
-        self.answer(reply);
+        }
     }
 
     fn perform(&mut self, state: &crate::state::State, request: Request) -> Reply {
@@ -365,7 +418,8 @@ impl Pipeline {
             wish,
         } = request;
         let speculation = &mut self.speculation;
-        let answer = self.filling.record(|out| match wish {
+        let exempt = wish.is_exempt();
+        let answer = self.filling.record(exempt, |out| match wish {
             Wish::Create(kind, attributes, caller) => Answer::Nothing(
                 caller,
                 speculation.create(state, &name, kind, &attributes, out),
@@ -417,8 +471,7 @@ impl Pipeline {
     /// Sends the frame if it is time, and goes on filling while there is something to fill with.
     fn submit(&mut self) {
         while self.is_due() {
-            let exempt = self.full || !self.filling.has_appends();
-            let priority = if exempt {
+            let priority = if self.filling.is_exempt() {
                 Priority::Exempt
             } else {
                 Priority::Data
@@ -515,7 +568,7 @@ impl Pipeline {
 
     /// Answers what is left: unknown if it got a place in the order, refused if not.
     fn end(mut self) {
-        self.appends.close();
+        self.fillers.close();
         self.requests.close();
         let id = self.shared.id;
         for flight in self.flights.drain(..) {
@@ -523,17 +576,29 @@ impl Pipeline {
         }
         reply::abandon(id, std::mem::take(&mut self.filling.replies));
         let mut refused = Vec::new();
-        while let Some((to, operation)) = self.take().or_else(|| {
-            let batch = self.appends.try_recv().ok()?;
-            self.backlog
-                .push_back((batch.to, batch.operations.into_iter()));
-            self.take()
-        }) {
-            let (AppendOp::Setup { token, .. } | AppendOp::Append { token, .. }) = operation;
-            refused.push(appended(&to, token, Err(Error::Stopping), Permit::none()));
+        loop {
+            while let Some(next) = self.take() {
+                match next {
+                    Next::Append(to, operation) => {
+                        let (AppendOp::Setup { token, .. } | AppendOp::Append { token, .. }) =
+                            operation;
+                        refused.push(appended(&to, token, Err(Error::Stopping), Permit::none()));
+                    }
+                    Next::Request(request) => self.waiting.push_back(request),
+                }
+            }
+            match self.fillers.try_recv() {
+                Ok(filler) => self.backlog.push_back(filler),
+                Err(_) => break,
+            }
         }
         reply::release(id, &mut refused);
-        // Requests not taken are dropped: their callers see that as "stopping".
+        while let Ok(request) = self.requests.try_recv() {
+            self.waiting.push_back(request);
+        }
+        for request in self.waiting.drain(..) {
+            request.wish.refuse();
+        }
     }
 }
 

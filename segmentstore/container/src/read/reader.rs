@@ -25,6 +25,9 @@ const EXTENT_WITHOUT_FRAME: u32 = 256 << 10;
 /// How long a reader waits that found no place among the parked ones.
 const UNPARKED_WAIT: Duration = Duration::from_secs(1);
 
+/// Longer waits are cut: a reader asks again.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// What to do for a read, decided with the state locked.
 enum Step {
     Answer(Read),
@@ -51,7 +54,7 @@ pub(crate) async fn read(
     wait: Duration,
 ) -> Result<Read, Error> {
     let max = max.clamp(1, shared.config.read_bytes.max(1));
-    let deadline = Instant::now() + wait;
+    let deadline = Instant::now() + wait.min(WAIT_MAX);
     let mut parked = None;
     loop {
         match step(shared, name, offset.0, max, parked)? {

@@ -96,6 +96,8 @@ async fn without_room_appends_wait_in_order_and_everything_else_goes_on() {
     for name in ["s", "old", "older"] {
         world.stream(name).await;
     }
+    let kind = Kind::Table { key_length: 0 };
+    world.container.create("t", kind, vec![]).await.unwrap();
     let mut writer = world.connect();
     writer.append("s", 1, 1, b"1").await.unwrap();
     world.memory.set_faults(full());
@@ -113,6 +115,17 @@ async fn without_room_appends_wait_in_order_and_everything_else_goes_on() {
     world.container.seal("old").await.unwrap();
     world.container.delete("older").await.unwrap();
     world.container.update_policy("s", 1, 1).await.unwrap();
+    let entry = TableEntry {
+        key: TableKey {
+            key: "k".into(),
+            version: TableKey::NO_VERSION,
+        },
+        value: TableValue("v".into()),
+    };
+    let update = world.container.table_update("t", vec![entry], None);
+    let update = timeout(MOMENT, update).await;
+    assert!(update.is_err(), "new entries fill the log further");
+    world.container.delete("t").await.unwrap();
     let info = world.container.info("s").await.unwrap();
     assert_eq!(info.start, Offset(1));
     world.memory.set_faults(MemoryFaults::default());
