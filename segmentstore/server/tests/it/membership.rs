@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use sarit_proto::controller::internal::membership_server::{Membership, MembershipServer};
@@ -15,7 +14,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
 /// A controller that refuses some stores, then tells whom it heard of.
 struct Registrar {
@@ -88,7 +87,7 @@ async fn a_store_registers_again_and_again_also_after_the_controller_was_away() 
     })
     .await;
     let mut next = async || {
-        let next = timeout(Duration::from_secs(20), registrations.recv()).await;
+        let next = timeout(PATIENCE, registrations.recv()).await;
         next.expect("it registers").unwrap()
     };
     let first = next().await;

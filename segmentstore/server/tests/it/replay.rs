@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sarit_proto::ids::WriterId;
@@ -19,7 +18,7 @@ use sarit_proto::wire::reply::{DataAppended, ErrorMessage, SegmentRead, StreamSe
 use sarit_proto::wire::{Command, FrameDecoder, Reply};
 use tokio::time::timeout;
 
-use crate::world::{Peer, World};
+use crate::world::{PATIENCE, Peer, World};
 
 /// One line of a recording.
 pub(crate) enum Line {
@@ -255,7 +254,7 @@ impl Play {
                 break peer.pending.remove(looked_at + at);
             }
             looked_at = peer.pending.len();
-            let next = timeout(Duration::from_secs(20), peer.receive()).await;
+            let next = timeout(PATIENCE, peer.receive()).await;
             let next = next.unwrap_or_else(|_| {
                 panic!("no answer like {recorded:?}, but {:?}", peer.pending);
             });
@@ -360,7 +359,7 @@ impl Play {
             let ours = match peer.pending.iter().position(of_writer) {
                 Some(at) => peer.pending.remove(at),
                 None => {
-                    let next = timeout(Duration::from_secs(20), peer.receive()).await;
+                    let next = timeout(PATIENCE, peer.receive()).await;
                     let next = next
                         .expect("the store answers")
                         .expect("the connection is open");

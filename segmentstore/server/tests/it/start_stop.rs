@@ -1,7 +1,6 @@
 //! From start to stop: the data directory, readiness, draining.
 
 use std::path::Path;
-use std::time::Duration;
 
 use sarit_proto::wire::Reply;
 use sarit_segmentstore::{Config, Error, start};
@@ -9,7 +8,7 @@ use sarit_wal::memory::MemoryFaults;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{Peer, World, append, config, parts, read, set_up, start_on_disk};
+use crate::world::{PATIENCE, Peer, World, append, config, parts, read, set_up, start_on_disk};
 
 const SEGMENT: &str = "scope/stream/0.#epoch.0";
 
@@ -115,7 +114,7 @@ async fn connections_beyond_the_limit_are_closed_and_counted_out_again() {
 
 #[tokio::test]
 async fn a_peer_that_never_finishes_a_frame_is_cut_off() {
-    let world = World::start_with(|config| config.limits.frame_seconds = 1).await;
+    let world = World::start_with(|config| config.limits.frame_seconds = 3).await;
     let mut silent = world.peer().await;
     let mut slow = world.peer().await;
     slow.hello().await;
@@ -206,7 +205,7 @@ async fn a_failed_log_ends_the_store_with_its_error() {
     });
     peer.send(append(7, 1, b"x")).await;
     peer.assert_closed().await;
-    let ended = timeout(Duration::from_secs(20), world.running.join()).await;
+    let ended = timeout(PATIENCE, world.running.join()).await;
     assert!(
         matches!(ended, Ok(Err(Error::Wal(_) | Error::Container { .. }))),
         "{ended:?}"
