@@ -56,6 +56,7 @@ pub(crate) struct World {
     successors: Mutex<BTreeMap<SegmentId, Vec<Successor>>>,
     pub(crate) faults: Mutex<Faults>,
     changed: Notify,
+    cut: Notify,
     rng: Rng,
 }
 
@@ -68,6 +69,7 @@ impl World {
             successors: Mutex::default(),
             faults: Mutex::default(),
             changed: Notify::new(),
+            cut: Notify::new(),
             rng: Rng::seeded(seed),
         };
         let ranges = KeyRange::FULL.split(segments).expect("not too many");
@@ -105,6 +107,11 @@ impl World {
         for owner in self.owners() {
             self.seal(owner.segment);
         }
+    }
+
+    /// Closes every connection, as a restart does.
+    pub(crate) fn restart(&self) {
+        self.cut.notify_waiters();
     }
 
     /// Gives a segment's keys to two new ones and seals it.
@@ -155,7 +162,13 @@ impl World {
 
     async fn connection(self: Arc<Self>, mut peer: Peer) {
         let mut bound: BTreeMap<WriterId, SegmentId> = BTreeMap::new();
-        while let Some(command) = peer.recv().await {
+        loop {
+            let command = tokio::select! {
+                biased;
+                () = self.cut.notified() => return,
+                command = peer.recv() => command,
+            };
+            let Some(command) = command else { return };
             let answer = match command {
                 Command::KeepAlive(_) => Some(reply::KeepAlive {}.into()),
                 Command::SetupAppend(setup) => {

@@ -81,6 +81,11 @@ impl SegmentReader {
                 }
                 Err(error) => {
                     self.locate.forget(&self.segment);
+                    // It was served for long: this failure has nothing to do with the one before.
+                    if matches!(error, Error::Disconnected { .. }) && asked.elapsed() >= SERVED_MIN
+                    {
+                        backoff = Backoff::new(&self.retry, &self.rng);
+                    }
                     backoff.pause(error).await?;
                 }
             }
@@ -137,6 +142,8 @@ impl SegmentReader {
     }
 }
 
+/// A read that ends after this long was waiting at the tail of a segment, not for a connection.
+const SERVED_MIN: Duration = Duration::from_secs(10);
 /// Least time between two reads that found nothing.
 const EMPTY_READ_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -102,6 +102,10 @@ impl Window {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.in_flight.is_empty()
+    }
+
     pub(crate) fn push(&mut self, event: Event) {
         self.pending_bytes += EVENT_HEADER + event.payload.len();
         self.pending.push_back(event);

@@ -294,9 +294,16 @@ impl Task {
                     Linked::Ready {
                         link,
                         last_event_number,
-                    } => slot
-                        .writer
-                        .connected(link, last_event_number, &mut self.done),
+                    } => {
+                        slot.writer
+                            .connected(link, last_event_number, &mut self.done);
+                        // Nothing is owed, so nothing will be acknowledged: this was what could be
+                        // achieved, and a failure in an hour is not the same one.
+                        if slot.writer.window.is_empty() {
+                            let fresh = Backoff::new(&self.parts.config.retry, &self.parts.rng);
+                            slot.backoff = Some(fresh);
+                        }
+                    }
                     Linked::SegmentGone => self.ask_successors(segment),
                 }
                 Ok(())

@@ -159,6 +159,26 @@ async fn a_store_out_of_reach_fails_the_writer_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_writer_outlives_restarts_that_lie_apart() {
+    let world = World::new(1, 1);
+    beside(&world, async |_net, pool| {
+        let mut config = Config::default();
+        config.retry.deadline_ms = 5_000;
+        let (writer, _stop) = testing::writer(&world, &pool, config);
+        let ack = writer.write("k", "0").await.expect("accepted");
+        ack.await.expect("durable");
+        for _ in 0..5 {
+            world.restart();
+            // The time passes at once; it is what the deadline is measured by.
+            tokio::time::sleep(std::time::Duration::from_secs(3_600)).await;
+        }
+        let ack = writer.write("k", "1").await.expect("accepted");
+        ack.await.expect("durable");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn writers_wait_while_too_much_is_under_way() {
     let world = World::new(1, 1);
     beside(&world, async |net, pool| {

@@ -88,6 +88,38 @@ async fn a_lost_connection_is_read_on_over_another() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_read_that_waits_for_days_outlives_any_number_of_restarts() {
+    let (reader, _net, mut peers) = reader();
+    let server = async {
+        for _ in 0..10 {
+            let mut peer = peers.accept().await;
+            asked(&mut peer).await;
+            let day = tokio::time::sleep(Duration::from_secs(20 * 60));
+            tokio::pin!(day);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut day => break,
+                    _ = peer.recv() => peer.send(reply::KeepAlive {}).await,
+                }
+            }
+        }
+        let mut peer = peers.accept().await;
+        let last = asked(&mut peer).await;
+        peer.send(read(&last, b"x", false)).await;
+        std::future::pending::<()>().await;
+    };
+    let chunk = tokio::select! {
+        chunk = reader.read(Offset(0), 100) => chunk,
+        () = server => unreachable!("it serves for ever"),
+    };
+    assert_eq!(
+        chunk.expect("it was written"),
+        Chunk::Data(Bytes::from_static(b"x"))
+    );
+}
+
 #[tokio::test]
 async fn the_end_truncation_and_absence_are_told_apart() {
     let (reader, _net, mut peers) = reader();
