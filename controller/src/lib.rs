@@ -1,7 +1,7 @@
 //! The control plane: scopes, streams, reader groups.
 //!
 //! In the order a change takes:
-//! - [`api`](crate): gRPC to clients and stores, HTTP to people: parse, call, reply;
+//! - `api`: gRPC to clients and stores, HTTP to people: parse, call, reply;
 //! - `tasks`: changes that outlive a crash, in steps that may be repeated;
 //! - `stream`: the rules, pure;
 //! - `segments`, `placement`: the calls to segment stores, and which store serves what;

@@ -19,8 +19,6 @@ use crate::store::records::{self, encode};
 use crate::store::{Expect, Outcome, Transaction, keys};
 use crate::tasks::Request;
 
-/// How often a recursive deletion looks for what was created meanwhile.
-const ROUNDS_MAX: usize = 3;
 /// How long a recursive deletion may take before the caller is told to ask again.
 const RECURSION_MAX: Duration = Duration::from_secs(60);
 /// Streams deleted at once.
@@ -83,16 +81,16 @@ pub(super) async fn delete_recursive(
 ) -> Result<DeleteScopeStatus, Status> {
     let scope = scope_name(&request.scope)?;
     let deleting = tokio::time::timeout(RECURSION_MAX, async {
-        for _ in 0..ROUNDS_MAX {
-            delete_contents(service, &scope).await?;
+        loop {
+            let deleted = delete_contents(service, &scope).await?;
             match delete_empty(service, &scope).await? {
-                Deleted::ScopeNotEmpty => {}
+                // Either more than a page was there, or something was created meanwhile.
+                Deleted::ScopeNotEmpty if deleted > 0 => {}
                 // A missing scope is as deleted as can be.
                 Deleted::ScopeNotFound => return Ok(Deleted::Success),
                 status => return Ok(status),
             }
         }
-        Ok(Deleted::ScopeNotEmpty)
     });
     let late = |_| Status::unavailable(format!("scope {scope} is still being deleted"));
     let status: Result<Deleted, Status> = deleting.await.map_err(late)?;
@@ -147,8 +145,10 @@ async fn delete_empty(service: &Service, scope: &ScopeName) -> Result<Deleted, S
     }
 }
 
-/// Deletes what is in a scope now: groups, users' streams, then what is left of internal ones.
-async fn delete_contents(service: &Service, scope: &ScopeName) -> Result<(), Status> {
+/// Deletes a page of what is in a scope: groups, users' streams, then what is left of internal ones.
+/// Returns how much it was.
+async fn delete_contents(service: &Service, scope: &ScopeName) -> Result<usize, Status> {
+    let mut count = 0;
     for group in names_under(service, &keys::groups_in(scope)).await? {
         let Some(row) = service.catalog.group(scope, &group).await? else {
             continue;
@@ -159,6 +159,7 @@ async fn delete_contents(service: &Service, scope: &ScopeName) -> Result<(), Sta
         };
         let request = Request::DeleteGroup(row.value.reader_group_id);
         service.tasks.run(&stream, request).await?;
+        count += 1;
     }
     for internal in [false, true] {
         let names = names_under(service, &keys::names_in(scope)).await?;
@@ -172,9 +173,10 @@ async fn delete_contents(service: &Service, scope: &ScopeName) -> Result<(), Sta
         let mut deletions = stream::iter(deletions).buffer_unordered(DELETIONS_MAX);
         while let Some(deleted) = deletions.next().await {
             deleted?;
+            count += 1;
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 async fn delete_stream(service: &Service, stream: ScopedStream) -> Result<(), Status> {

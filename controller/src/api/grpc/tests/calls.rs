@@ -102,7 +102,7 @@ async fn listings_are_sorted_paged_and_end_with_an_empty_page() {
     let controller = Running::new().await;
     let mut client = controller.client();
     client.create_scope(scope("sc")).await.unwrap();
-    let count = 1203;
+    let count = 603;
     for number in 0..count {
         client
             .create_stream(config(&format!("st{number:04}"), 1))
