@@ -116,9 +116,12 @@ impl Local {
 
     /// Prepares a file if too few are ready.
     async fn refill(&self) -> Result<Kept, Error> {
+        // A new store first opens its logs; a second file's zeros would stand in the way of their syncs.
+        let unused = self.index.lock().files() == 0;
+        let wanted = if unused { 1 } else { self.config.ready_files };
         let count = {
             let files = self.files.lock();
-            if files.stopped || files.ready.len() >= self.config.ready_files {
+            if files.stopped || files.ready.len() >= wanted {
                 return Ok(Kept::Enough);
             }
             files.last_number as usize

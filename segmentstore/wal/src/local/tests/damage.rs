@@ -1,6 +1,7 @@
 //! Damaged files: what was acknowledged is never lost silently, what was torn is cut.
 
 use super::*;
+use crate::local::file::{FileHeader, FileState};
 use crate::record::BLOCK;
 
 /// Writes `frames` (log, body length) one by one, then kills the process. Returns the file they are in
@@ -190,6 +191,29 @@ async fn damage_in_a_full_file_shows_in_the_replay() {
         matches!(&error, Error::Corrupt { file, .. } if *file == path),
         "{error}"
     );
+}
+
+/// The lane had moved on, but the end of the full file was not on record yet.
+#[tokio::test]
+async fn the_next_file_knows_where_the_one_before_ends() {
+    let sim = Sim::new(1);
+    let (path, writes) = written(&sim, &[(1, 30_000), (2, 1_000), (1, 25_000)]).await;
+    let mut header = sim.image().await[&path].clone();
+    header.truncate(BLOCK as usize);
+    let mut header = FileHeader::decode(&header, &path).unwrap().unwrap();
+    assert_eq!(header.state, FileState::Closed { end: writes[2] });
+    header.state = FileState::Active;
+    let file = sim.disk.open(&path, OpenMode::ReadWrite).await.unwrap();
+    file.write_at(0, &[header.encode()]).await.unwrap();
+    // The idle header that is still there would tell too.
+    file.write_at(writes[2], &[vec![0; 40].into()])
+        .await
+        .unwrap();
+    sim.disk.flip_bit(&path, writes[1] + 150, 0).unwrap();
+    let wal = sim.open().await.unwrap();
+    assert!(matches!(refusal(&wal, 2).await, Error::Corrupt { .. }));
+    let mut one = wal.open_log(LogId(1)).await.unwrap();
+    assert_eq!(replayed(&mut one).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
