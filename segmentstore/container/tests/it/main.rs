@@ -11,4 +11,5 @@ mod pressure;
 mod read;
 mod segments;
 mod tables;
+mod threads;
 mod world;
