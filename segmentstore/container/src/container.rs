@@ -1,4 +1,4 @@
-//! The handle of a container: every verb, and where appends enter.
+//! The handle of a container: every verb but appends, which enter by an [`Appender`].
 //!
 //! Reads and look-ups answer from durable state at once; changes go through the sequencer and answer
 //! when they are durable. Handles are cheap to clone and hold nothing open.
@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sarit_proto::ids::{AttributeId, ContainerId, Offset, WriterId};
-use sarit_proto::wire::append::AppendData;
+use sarit_proto::ids::{AttributeId, ContainerId, Offset};
 use sarit_proto::wire::field::{TableEntry, TableKey};
 use sarit_wal::Wal;
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +21,10 @@ use crate::read::reader;
 use crate::shared::Shared;
 use crate::state::Segment;
 use crate::tables::{Delta, Page, Table};
-use crate::{Config, Error, Parts, Permit, Running, lifecycle};
+use crate::{
+    Appender, Config, ContainerStats, Error, Kind, Outcomes, Parts, Read, Running, SegmentInfo,
+    TableInfo, lifecycle,
+};
 
 /// Most bytes of table entries in one answer, about.
 const TABLE_BYTES_MAX: usize = 2 << 20;
@@ -38,193 +40,6 @@ pub(crate) struct Inner {
     pub(crate) requests: mpsc::Sender<Request>,
     ended: CancellationToken,
     next_appender: AtomicU64,
-}
-
-/// What a segment holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Bytes.
-    Stream,
-    /// Entries with keys.
-    Table {
-        /// Length of every key in bytes; 0 allows any.
-        key_length: u16,
-    },
-}
-
-/// What is durable about a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentInfo {
-    /// Offset behind the last byte.
-    pub length: Offset,
-    /// First offset that can be read.
-    pub start: Offset,
-    /// Whether it takes no more appends.
-    pub sealed: bool,
-    /// When it was last changed, in milliseconds since the Unix epoch.
-    pub last_modified_ms: i64,
-    /// What it holds.
-    pub kind: Kind,
-}
-
-/// What is durable about a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableInfo {
-    /// Offset behind the last entry, as versions count.
-    pub length: Offset,
-    /// First offset, always 0.
-    pub start: Offset,
-    /// Number of entries.
-    pub entries: u64,
-    /// Length of every key in bytes; 0 for any.
-    pub key_length: u16,
-}
-
-/// The outcome of a read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
-    /// Bytes from the offset asked for on.
-    pub data: Bytes,
-    /// Whether there was nothing behind them.
-    pub at_tail: bool,
-    /// Whether there never will be: the segment is sealed.
-    pub end_of_segment: bool,
-}
-
-impl Read {
-    /// Returns what a reader gets whose wait is over.
-    pub(crate) fn nothing_yet() -> Self {
-        Self {
-            data: Bytes::new(),
-            at_tail: true,
-            end_of_segment: false,
-        }
-    }
-}
-
-/// What a container counts; totals since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ContainerStats {
-    /// Segments.
-    pub segments: u64,
-    /// Appends that got a place.
-    pub appends: u64,
-    /// Their bytes.
-    pub append_bytes: u64,
-    /// Repeated appends that were not written again.
-    pub duplicates: u64,
-    /// Frames that became durable.
-    pub frames: u64,
-    /// Their bytes.
-    pub frame_bytes: u64,
-    /// Frames on their way to the log.
-    pub frames_in_flight: u64,
-    /// Batches of appends waiting for their place in the order.
-    pub inbox: u64,
-    /// Readers parked at the tail.
-    pub waiters: u64,
-    /// Runs of segments in the log, 24 bytes of memory each.
-    pub extents: u64,
-    /// Bytes read back from the log for readers.
-    pub reread_bytes: u64,
-    /// Entries in tables.
-    pub table_entries: u64,
-    /// Memory they take.
-    pub table_bytes: u64,
-}
-
-/// One step of a writer.
-#[derive(Debug)]
-pub enum AppendOp {
-    /// Asks for the writer's last event number, [`sarit_proto::ids::NULL_ATTRIBUTE`] for a new one.
-    ///
-    /// A barrier: answered when everything before it is durable. Works on sealed segments.
-    Setup {
-        /// The segment.
-        segment: Arc<str>,
-        /// The writer.
-        writer: WriterId,
-        /// Returned with the outcome.
-        token: u64,
-    },
-    /// Appends events, unless the writer has appended `last_event_number` already.
-    Append {
-        /// The segment. Keep one copy per writer: the same one again is found faster.
-        segment: Arc<str>,
-        /// The writer.
-        writer: WriterId,
-        /// Returned with the outcome.
-        token: u64,
-        /// Number of the last event in it; rises with every append of a writer.
-        last_event_number: i64,
-        /// Number of events in it.
-        event_count: u32,
-        /// Refuses the append unless the segment has this length.
-        expected_offset: Option<Offset>,
-        /// The bytes; there may be none.
-        data: AppendData,
-        /// Credit for them, given back when they are durable.
-        permit: Permit,
-    },
-}
-
-/// Outcomes of one connection's appends, in the order they were submitted per writer.
-#[derive(Debug)]
-pub struct Outcomes {
-    /// Who did it.
-    pub container: ContainerId,
-    /// The outcomes.
-    pub list: Vec<Outcome>,
-}
-
-/// The outcome of one [`AppendOp`].
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// As submitted.
-    pub token: u64,
-    /// What became of it.
-    pub result: Result<Done, Error>,
-}
-
-/// What an [`AppendOp`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// The answer to a set-up.
-    Setup {
-        /// The last event number that is durable.
-        last_event_number: i64,
-    },
-    /// The events are durable, by this append or one before it.
-    Appended {
-        /// The segment's length afterwards.
-        length: Offset,
-    },
-}
-
-/// Where one connection's appends enter.
-#[derive(Clone, Debug)]
-pub struct Appender {
-    fillers: mpsc::Sender<Filler>,
-    to: Arc<Destination>,
-    shared: Arc<Shared>,
-}
-
-impl Appender {
-    /// Takes places in the order for all operations, side by side.
-    ///
-    /// Waits while the inbox is full, never for durability. Outcomes come by the channel given to
-    /// [`Container::appender`]. Cancel-safe in that a dropped call has taken no places.
-    ///
-    /// # Errors
-    /// [`Error::Stopping`]; none of them was taken.
-    pub async fn submit(&self, operations: Vec<AppendOp>) -> Result<(), Error> {
-        let to = self.to.clone();
-        let appends = Filler::Appends(to, operations.into_iter());
-        let sent = self.fillers.send(appends).await;
-        let depth = self.fillers.max_capacity() - self.fillers.capacity();
-        self.shared.metrics.inbox.set(depth as u64);
-        sent.map_err(|_| Error::Stopping)
-    }
 }
 
 impl Container {

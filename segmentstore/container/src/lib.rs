@@ -10,10 +10,12 @@
 //! History stays in the log: this crate does not move data to long-term storage, does not cut the log,
 //! and keeps tables in memory.
 
+mod append;
 mod config;
 mod container;
 mod error;
 mod index;
+mod info;
 mod lifecycle;
 mod memory;
 mod metrics;
@@ -27,12 +29,11 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use append::{AppendOp, Appender, Done, Outcome, Outcomes};
 pub use config::Config;
-pub use container::{
-    AppendOp, Appender, Container, ContainerStats, Done, Kind, Outcome, Outcomes, Read,
-    SegmentInfo, TableInfo,
-};
+pub use container::Container;
 pub use error::Error;
+pub use info::{ContainerStats, Kind, Read, SegmentInfo, TableInfo};
 pub use lifecycle::{Parts, Running};
 pub use memory::{ConnectionCredit, MemoryBudget, MemoryUsage, Permit};
 pub use sarit_proto::ids::Offset;

@@ -1,0 +1,97 @@
+//! What a container tells about segments and about itself.
+
+use bytes::Bytes;
+use sarit_proto::ids::Offset;
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes.
+    Stream,
+    /// Entries with keys.
+    Table {
+        /// Length of every key in bytes; 0 allows any.
+        key_length: u16,
+    },
+}
+
+/// What is durable about a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Offset behind the last byte.
+    pub length: Offset,
+    /// First offset that can be read.
+    pub start: Offset,
+    /// Whether it takes no more appends.
+    pub sealed: bool,
+    /// When it was last changed, in milliseconds since the Unix epoch.
+    pub last_modified_ms: i64,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What is durable about a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableInfo {
+    /// Offset behind the last entry, as versions count.
+    pub length: Offset,
+    /// First offset, always 0.
+    pub start: Offset,
+    /// Number of entries.
+    pub entries: u64,
+    /// Length of every key in bytes; 0 for any.
+    pub key_length: u16,
+}
+
+/// The outcome of a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Bytes from the offset asked for on.
+    pub data: Bytes,
+    /// Whether there was nothing behind them.
+    pub at_tail: bool,
+    /// Whether there never will be: the segment is sealed.
+    pub end_of_segment: bool,
+}
+
+impl Read {
+    /// Returns what a reader gets whose wait is over.
+    pub(crate) fn nothing_yet() -> Self {
+        Self {
+            data: Bytes::new(),
+            at_tail: true,
+            end_of_segment: false,
+        }
+    }
+}
+
+/// What a container counts; totals since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// Segments.
+    pub segments: u64,
+    /// Appends that got a place.
+    pub appends: u64,
+    /// Their bytes.
+    pub append_bytes: u64,
+    /// Repeated appends that were not written again.
+    pub duplicates: u64,
+    /// Frames that became durable.
+    pub frames: u64,
+    /// Their bytes.
+    pub frame_bytes: u64,
+    /// Frames on their way to the log.
+    pub frames_in_flight: u64,
+    /// Batches of appends waiting for their place in the order.
+    pub inbox: u64,
+    /// Readers parked at the tail.
+    pub waiters: u64,
+    /// Runs of segments in the log, 24 bytes of memory each.
+    pub extents: u64,
+    /// Bytes read back from the log for readers.
+    pub reread_bytes: u64,
+    /// Entries in tables.
+    pub table_entries: u64,
+    /// Memory they take.
+    pub table_bytes: u64,
+}

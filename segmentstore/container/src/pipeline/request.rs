@@ -1,0 +1,100 @@
+//! What can be asked of the sequencer.
+
+use std::sync::Arc;
+
+use sarit_proto::ids::AttributeId;
+use sarit_proto::wire::field::{TableEntry, TableKey};
+
+use super::reply::{Caller, Destination};
+use crate::operation::ATTRIBUTE;
+use crate::{AppendOp, Error, Kind, Offset};
+
+/// What waits while the log is full: it would fill it further.
+#[derive(Debug)]
+pub(crate) enum Filler {
+    /// Appends of one connection, in order.
+    Appends(Arc<Destination>, std::vec::IntoIter<AppendOp>),
+    /// New entries of a table.
+    Request(Request),
+}
+
+/// One operation of a [`Filler`].
+pub(super) enum Next {
+    Append(Arc<Destination>, AppendOp),
+    Request(Request),
+}
+
+impl Next {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Append(_, AppendOp::Setup { .. }) => 0,
+            Self::Append(_, AppendOp::Append { data, .. }) => data.len(),
+            Self::Request(request) => request.wish.bytes(),
+        }
+    }
+}
+
+/// Everything that is not an append.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) segment: Arc<str>,
+    pub(crate) wish: Wish,
+}
+
+/// What to do with the segment, and whom to tell.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    Create(Kind, Vec<(AttributeId, i64)>, Caller<()>),
+    Seal(Caller<Offset>),
+    Truncate(Offset, Caller<()>),
+    Delete {
+        empty_table: bool,
+        caller: Caller<()>,
+    },
+    UpdateAttribute(AttributeId, i64, i64, Caller<bool>),
+    OverwriteAttributes(Vec<(AttributeId, i64)>, Caller<()>),
+    TableUpdate(Vec<TableEntry>, Option<i64>, Caller<Vec<i64>>),
+    TableRemove(Vec<TableKey>, Option<i64>, Caller<()>),
+}
+
+impl Wish {
+    /// Returns whether it may use the log's reserve: it brings little, and may make room.
+    pub(crate) fn is_exempt(&self) -> bool {
+        !matches!(self, Self::TableUpdate(..))
+    }
+
+    /// Answers that nothing was done.
+    pub(super) fn refuse(self) {
+        const STOPPING: Error = Error::Stopping;
+        // Callers that have gone do not want to know.
+        match self {
+            Self::Create(.., caller)
+            | Self::Truncate(_, caller)
+            | Self::Delete { caller, .. }
+            | Self::OverwriteAttributes(_, caller)
+            | Self::TableRemove(.., caller) => drop(caller.send(Err(STOPPING))),
+            Self::Seal(caller) => drop(caller.send(Err(STOPPING))),
+            Self::UpdateAttribute(.., caller) => drop(caller.send(Err(STOPPING))),
+            Self::TableUpdate(.., caller) => drop(caller.send(Err(STOPPING))),
+        }
+    }
+
+    /// Returns about how many bytes its record will have, not less but for small change.
+    pub(super) fn bytes(&self) -> usize {
+        let key = |key: &TableKey| 8 + key.key.len();
+        match self {
+            Self::TableUpdate(entries, ..) => entries
+                .iter()
+                .map(|entry| key(&entry.key) + entry.value.0.len())
+                .sum(),
+            Self::TableRemove(keys, ..) => keys.iter().map(key).sum(),
+            Self::Create(_, attributes, _) | Self::OverwriteAttributes(attributes, _) => {
+                attributes.len() * ATTRIBUTE
+            }
+            Self::Seal(_)
+            | Self::Truncate(..)
+            | Self::Delete { .. }
+            | Self::UpdateAttribute(..) => 0,
+        }
+    }
+}
