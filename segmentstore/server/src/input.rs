@@ -137,7 +137,10 @@ impl<R: AsyncRead + Unpin> Input<R> {
         }
         if frames > 0 {
             self.metrics.frames_in.increment(frames);
-            self.deadline = None;
+            // An open block holds memory, so its end is waited for like the rest of a frame.
+            if self.open_block.is_none() {
+                self.deadline = None;
+            }
         }
     }
 
@@ -236,11 +239,11 @@ impl<R: AsyncRead + Unpin> Input<R> {
 
     async fn receive(&mut self) -> Result<(), Close> {
         self.admit_large().await;
-        if self.buffer.is_empty() {
-            if self.buffer.capacity() > self.read_bytes {
-                self.buffer = BytesMut::new();
-            }
-        } else if self.deadline.is_none() {
+        if self.buffer.is_empty() && self.buffer.capacity() > self.read_bytes {
+            self.buffer = BytesMut::new();
+        }
+        let begun = !self.buffer.is_empty() || self.open_block.is_some();
+        if begun && self.deadline.is_none() {
             self.deadline = Some((Instant::now() + self.frame_time, self.buffer.len()));
         }
         // Doubling what is there keeps the copies of a growing frame few.
@@ -320,6 +323,7 @@ mod tests {
     use sarit_proto::ids::WriterId;
     use sarit_proto::wire::Encoder;
     use sarit_proto::wire::command::{AppendBlockEnd, KeepAlive};
+    use sarit_proto::wire::field::Rest;
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
@@ -413,6 +417,22 @@ mod tests {
             rest[..],
             [Arrived::Append(..), Arrived::Other(..)]
         ));
+    }
+
+    #[tokio::test]
+    async fn a_block_whose_end_does_not_come_is_not_waited_for_forever() {
+        let (mut peer, ours) = duplex(1 << 20);
+        let metrics = Arc::new(Metrics::new());
+        let credit = MemoryBudget::default().connection();
+        let mut input = Input::new(ours, credit, metrics, Duration::from_millis(50));
+        let data = Rest(vec![0; 100].into());
+        let block = AppendBlock {
+            writer_id: WriterId(1),
+            data,
+        };
+        send(&mut peer, &[block.into(), KeepAlive {}.into()]).await;
+        assert_eq!(input.next().await.unwrap().len(), 1);
+        assert_eq!(input.next().await.err(), Some(Close::FrameTimeout));
     }
 
     #[tokio::test]
