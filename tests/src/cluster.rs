@@ -180,6 +180,8 @@ impl Cluster {
             http: https,
         } = &self.ports;
         let mut command = Command::new(binary());
+        // The server takes every SARIT_ variable for a setting of its own.
+        command.env_remove("SARIT_BIN");
         command.arg(verb).arg("--data").arg(self.data.join(folder));
         command.args(["--http-addr", &format!("127.0.0.1:{}", https[http])]);
         if role != Role::SegmentStore {
