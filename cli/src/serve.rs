@@ -11,7 +11,7 @@ use sarit_controller::{Controller, StaticStore};
 use sarit_env::disk::RealDisk;
 use sarit_env::net::TcpNet;
 use sarit_env::{Clock, Disk, Net, Rng};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use toml::Value;
@@ -33,6 +33,8 @@ struct Process {
     rng: Rng,
     metrics: PrometheusHandle,
     stop: CancellationToken,
+    terminate: Signal,
+    interrupt: Signal,
     tasks: JoinSet<anyhow::Result<()>>,
     pages: Pages,
 }
@@ -166,6 +168,10 @@ impl Process {
             rng: Rng::from_os(),
             metrics: telemetry::init_metrics()?,
             stop: CancellationToken::new(),
+            // From the start on: a signal while the parts still open ends the process as any other
+            // does, once they are open.
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
             tasks: JoinSet::new(),
             pages: Pages::default(),
         })
@@ -219,13 +225,11 @@ impl Process {
                 axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned());
             served.await.context("serve HTTP")
         });
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         let ended = tokio::select! {
             biased;
             Some(ended) = self.tasks.join_next() => Some(ended),
-            _ = terminate.recv() => None,
-            _ = interrupt.recv() => None,
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
         };
         info!("stopping: draining what was accepted");
         self.stop.cancel();
