@@ -6,6 +6,8 @@ use sarit_proto::wire::Reply;
 use sarit_proto::wire::command::ReadSegment;
 use sarit_tests::raw::Connection;
 
+use crate::load::tails;
+
 /// Asked for at once.
 const READ_BYTES: i32 = 1 << 20;
 
@@ -22,7 +24,8 @@ pub(crate) fn read_back(
     let mut connection = Connection::greet(address)?;
     let mut seen = vec![0_u64; written.len()];
     for segment in segments {
-        read_segment(&mut connection, segment, &mut seen)?;
+        let end = tails(address, std::slice::from_ref(segment))?;
+        read_segment(&mut connection, segment, end, &mut seen)?;
     }
     for (key, (seen, written)) in seen.iter().zip(written).enumerate() {
         ensure!(
@@ -36,9 +39,9 @@ pub(crate) fn read_back(
 fn read_segment(
     connection: &mut Connection,
     segment: &str,
+    end: u64,
     seen: &mut [u64],
 ) -> anyhow::Result<()> {
-    let end = crate::load::tail(connection, segment)?;
     let (mut offset, mut rest) = (0, BytesMut::new());
     while offset < end {
         let read = ReadSegment {

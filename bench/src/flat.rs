@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use sarit_tests::cluster::{Cluster, Layout};
-use sarit_tests::raw::Connection;
 
 use crate::Bench;
 use crate::append::SEGMENTS;
 use crate::figures::median;
-use crate::load::{Appender, segment_names, tails};
+use crate::load::{Appender, create, segment_names, tails};
 use crate::report::{Goal, Row};
 use crate::server::{Spent, Usage};
 
@@ -64,10 +63,7 @@ struct Load {
 impl Load {
     fn new(server: &Cluster, count: usize) -> anyhow::Result<Self> {
         let segments = segment_names("bench", &format!("flat{count}"), count);
-        let mut connection = Connection::greet(&server.store_addr())?;
-        segments
-            .iter()
-            .try_for_each(|segment| connection.create(segment))?;
+        create(&server.store_addr(), &segments)?;
         let mut appenders = Vec::new();
         for number in 0..CONNECTIONS {
             // Each connection has its part of the segments, or all where there are too few.

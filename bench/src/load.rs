@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use sarit_env::Rng;
 use sarit_proto::ids::WriterId;
 use sarit_proto::wire::Reply;
-use sarit_proto::wire::command::GetStreamSegmentInfo;
+use sarit_proto::wire::command::{CreateSegment, GetStreamSegmentInfo, SetupAppend};
 use sarit_tests::raw::Connection;
 
 /// Random bytes to cut payloads from: they do not compress.
@@ -70,22 +70,37 @@ impl Appender {
     ) -> anyhow::Result<Self> {
         let mut connection = Connection::greet(address)?;
         let mut writers = Vec::with_capacity(segments.len());
+        let mut by_id = BTreeMap::new();
         for (segment, id) in segments.iter().zip(first_writer..) {
             let id = WriterId(id);
-            let last = connection.set_up(segment, id)?.max(0);
+            connection.queue(SetupAppend {
+                request_id: 1,
+                writer_id: id,
+                segment: segment.clone(),
+                token: String::new(),
+            });
+            by_id.insert(id, writers.len());
             writers.push(Writer {
                 id,
-                sent: last,
-                acked: last,
+                sent: 0,
+                acked: 0,
             });
+        }
+        connection.flush()?;
+        for _ in segments {
+            match connection.reply()? {
+                Reply::AppendSetup(reply) => {
+                    let at = by_id.get(&reply.writer_id).context("set up for nobody")?;
+                    // A new writer's is negative.
+                    let last = reply.last_event_number.max(0);
+                    (writers[*at].sent, writers[*at].acked) = (last, last);
+                }
+                other => bail!("instead of a writer set up: {other:?}"),
+            }
         }
         Ok(Self {
             connection,
-            by_id: writers
-                .iter()
-                .enumerate()
-                .map(|(at, writer)| (writer.id, at))
-                .collect(),
+            by_id,
             writers,
             payloads: Payloads::new(first_writer as u64),
             next: 0,
@@ -149,26 +164,50 @@ impl Appender {
     }
 }
 
+/// Creates stream segments; fine if they exist.
+pub(crate) fn create(address: &str, segments: &[String]) -> anyhow::Result<()> {
+    let mut connection = Connection::greet(address)?;
+    for segment in segments {
+        connection.queue(CreateSegment {
+            request_id: 1,
+            segment: segment.clone(),
+            target_rate: 0,
+            scale_type: 0,
+            token: String::new(),
+            rollover_size: 0,
+        });
+    }
+    connection.flush()?;
+    for _ in segments {
+        match connection.reply()? {
+            Reply::SegmentCreated(_) | Reply::SegmentAlreadyExists(_) => {}
+            other => bail!("instead of a segment created: {other:?}"),
+        }
+    }
+    Ok(())
+}
+
 /// Returns where segments end, in bytes, added up.
 pub(crate) fn tails(address: &str, segments: &[String]) -> anyhow::Result<u64> {
     let mut connection = Connection::greet(address)?;
-    segments
-        .iter()
-        .map(|segment| tail(&mut connection, segment))
-        .sum()
-}
-
-/// Returns where a segment ends, in bytes.
-pub(crate) fn tail(connection: &mut Connection, segment: &str) -> anyhow::Result<u64> {
-    let question = GetStreamSegmentInfo {
-        request_id: 1,
-        segment: segment.to_owned(),
-        token: String::new(),
-    };
-    match connection.ask(question)? {
-        Reply::StreamSegmentInfo(info) if info.exists => Ok(u64::try_from(info.write_offset)?),
-        other => bail!("info of {segment}: {other:?}"),
+    for segment in segments {
+        connection.queue(GetStreamSegmentInfo {
+            request_id: 1,
+            segment: segment.clone(),
+            token: String::new(),
+        });
     }
+    connection.flush()?;
+    let mut sum = 0;
+    for _ in segments {
+        match connection.reply()? {
+            Reply::StreamSegmentInfo(info) if info.exists => {
+                sum += u64::try_from(info.write_offset)?
+            }
+            other => bail!("instead of a segment's length: {other:?}"),
+        }
+    }
+    Ok(sum)
 }
 
 /// Returns the full names of a stream's first segments.

@@ -48,13 +48,15 @@ pub(crate) struct Expected {
 }
 
 /// Waits for the first acknowledged append since `begin`, and checks that what was acknowledged before
-/// is there.
+/// is there. `alive` fails if there is nothing more to wait for.
 pub(crate) fn first_ack(
     address: &str,
     begin: Instant,
     expected: &mut Expected,
+    mut alive: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<FirstAck> {
     while TcpStream::connect(address).is_err() {
+        alive()?;
         ensure!(
             begin.elapsed() < WAIT_MAX,
             "nobody listens on {address} after {WAIT_MAX:?}"

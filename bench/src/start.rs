@@ -92,25 +92,33 @@ fn start_ours(bench: &Bench, round: usize, kill: bool, starts: &mut Starts) -> a
     let begin = Instant::now();
     let mut server = Cluster::launch(Layout::Standalone, &data, &bench.dir.join("logs"), &[])?;
     let address = server.store_addr();
-    let first = first_ack(&address, begin, &mut expected)?;
+    let first = first_ack(&address, begin, &mut expected, || alive(&server))?;
     starts.empty.push(Start::new(first, &server.pids())?);
+    server.wait_ready()?;
     let status = server.terminate(Role::Standalone)?;
     ensure!(status.success(), "SIGTERM ended the server with {status}");
 
     let begin = Instant::now();
     server.spawn(Role::Standalone)?;
-    let first = first_ack(&address, begin, &mut expected)?;
+    let first = first_ack(&address, begin, &mut expected, || alive(&server))?;
     starts.stopped.push(Start::new(first, &server.pids())?);
     if kill {
         fill(&address, WRITTEN, &mut expected)?;
         server.kill(Role::Standalone)?;
         let begin = Instant::now();
         server.spawn(Role::Standalone)?;
-        let first = first_ack(&address, begin, &mut expected)?;
+        let first = first_ack(&address, begin, &mut expected, || alive(&server))?;
         starts.killed.push(Start::new(first, &server.pids())?);
     }
     drop(server);
     std::fs::remove_dir_all(&data)?;
+    Ok(())
+}
+
+/// Fails if the server has ended. Its zombie stays until it is waited for, without memory.
+fn alive(server: &Cluster) -> anyhow::Result<()> {
+    let running = server.pids().into_iter().all(|pid| rss(pid).is_some());
+    ensure!(running, "the server has ended:\n{}", server.log_tail());
     Ok(())
 }
 
@@ -119,7 +127,7 @@ fn start_theirs(reference: &Reference, rounds: usize) -> anyhow::Result<Starts> 
     let start = |expected: &mut Expected| {
         let begin = Instant::now();
         let mut up = reference.launch(Mode::Durable)?;
-        let first = first_ack(&reference.store_addr(), begin, expected)?;
+        let first = first_ack(&reference.store_addr(), begin, expected, || Ok(()))?;
         ensure!(up.wait()?.success(), "the official server did not start");
         Start::new(first, &reference.pids()?)
     };
