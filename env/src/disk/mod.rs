@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -105,6 +106,28 @@ pub trait DiskFile: Send + Sync {
     /// Makes all writes before the call durable. After an error nothing is known about them, and a
     /// second call proves nothing: stop.
     async fn sync_data(&self) -> io::Result<()>;
+}
+
+/// How long [`lock_patiently`] waits: longer than a killed process takes to be gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it tries.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// Locks as [`Disk::lock`] does, but gives a holder that is just ending two seconds to be gone.
+///
+/// # Errors
+/// `WouldBlock` if somebody holds it on and on; otherwise the disk's own errors.
+pub async fn lock_patiently(disk: &dyn Disk, path: &Path) -> io::Result<DiskLock> {
+    let mut tries = LOCK_PATIENCE.as_millis() / LOCK_RETRY.as_millis();
+    loop {
+        match disk.lock(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries > 0 => {
+                tries -= 1;
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Reads a whole file of at most `max` bytes.
