@@ -122,7 +122,13 @@ pub async fn open_sled(
     let path = meta.join("db");
     let file = disk.open(&path, OpenMode::ReadWrite).await;
     let file = file.map_err(|error| OpenError::io("open", &path, error))?;
+    // sled writes its `conf` once, when the database is created, and never syncs it: a power cut that
+    // leaves half of it leaves a database that nothing can open.
     let synced = async {
+        disk.open(&meta.join("conf"), OpenMode::ReadWrite)
+            .await?
+            .sync_data()
+            .await?;
         file.sync_data().await?;
         disk.sync_dir(&meta).await?;
         disk.sync_dir(dir).await
