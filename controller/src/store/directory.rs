@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use sarit_env::disk::{DiskLock, read_file, write_file_atomically};
+use sarit_env::disk::{DiskLock, lock_patiently, read_file, write_file_atomically};
 use sarit_env::{Disk, Rng};
 
 /// The version this build writes, and the newest it can read.
@@ -83,10 +83,12 @@ pub(super) async fn claim(dir: &Path, disk: &dyn Disk, rng: &Rng) -> Result<Disk
         .await
         .map_err(|error| OpenError::io("create", dir, error))?;
     let path = dir.join("LOCK");
-    let lock = disk.lock(&path).await.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::InUse(dir.to_owned()),
-        _ => OpenError::io("lock", &path, error),
-    })?;
+    let lock = lock_patiently(disk, &path)
+        .await
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::InUse(dir.to_owned()),
+            _ => OpenError::io("lock", &path, error),
+        })?;
     let path = dir.join("FORMAT");
     match read_file(disk, &path, FORMAT_BYTES_MAX).await {
         Ok(bytes) => check(dir, &path, &bytes)?,

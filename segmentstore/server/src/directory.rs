@@ -12,7 +12,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use sarit_env::disk::{DiskLock, read_file, write_file_atomically};
+use sarit_env::disk::{DiskLock, lock_patiently, read_file, write_file_atomically};
 use sarit_env::{Disk, Rng};
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +57,7 @@ impl Directory {
             .await
             .map_err(io("create the data directory", dir))?;
         let lock = dir.join("LOCK");
-        let lock = disk
-            .lock(&lock)
+        let lock = lock_patiently(disk, &lock)
             .await
             .map_err(|source| match source.kind() {
                 io::ErrorKind::WouldBlock => Error::Locked {
