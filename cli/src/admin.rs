@@ -18,7 +18,7 @@ pub(crate) fn stream_name(text: &str) -> anyhow::Result<ScopedStream> {
     let Some((scope, stream)) = text.split_once('/') else {
         let message =
             format!("{text:?} names no stream; write SCOPE/STREAM, for example demo/flights");
-        return Err(Failure::new(Exit::Usage, message));
+        return Err(Failure::error(Exit::Usage, message));
     };
     Ok(ScopedStream {
         scope: ScopeName::new(scope)?,
@@ -38,7 +38,7 @@ pub(crate) async fn cut(
         text => {
             let wrong = |why: String| {
                 let hint = "take `head`, `tail`, or a cut printed by `sarit stream describe`";
-                Failure::new(
+                Failure::error(
                     Exit::Usage,
                     format!("{text:?} is no stream cut ({why}); {hint}"),
                 )
@@ -75,7 +75,7 @@ pub(crate) async fn scope(verb: ScopeVerb) -> anyhow::Result<()> {
                 .create_scope(&scope)
                 .await?
             {
-                return Err(Failure::new(
+                return Err(Failure::error(
                     Exit::WrongState,
                     format!("scope {scope} exists already"),
                 ));
@@ -115,7 +115,7 @@ pub(crate) async fn scope(verb: ScopeVerb) -> anyhow::Result<()> {
                 .delete_scope(&scope)
                 .await?
             {
-                return Err(Failure::new(
+                return Err(Failure::error(
                     Exit::NotFound,
                     format!("scope {scope} does not exist"),
                 ));
@@ -143,14 +143,14 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
             let stream = stream_name(&stream)?;
             let config = StreamConfig::fixed(segments);
             let mut config =
-                config.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+                config.map_err(|error| Failure::error(Exit::Usage, error.to_string()))?;
             configure(&mut config, options)?;
             let client = connect(&args.controller)?;
             if with_scope {
                 client.controller().create_scope(&stream.scope).await?;
             }
             if !client.controller().create_stream(&stream, &config).await? {
-                return Err(Failure::new(
+                return Err(Failure::error(
                     Exit::WrongState,
                     format!("stream {stream} exists already"),
                 ));
@@ -231,7 +231,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
                 client.controller().seal_stream(&stream).await?;
             }
             if !client.controller().delete_stream(&stream).await? {
-                return Err(Failure::new(
+                return Err(Failure::error(
                     Exit::NotFound,
                     format!("stream {stream} does not exist"),
                 ));
@@ -247,7 +247,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
 }
 
 fn configure(config: &mut StreamConfig, options: StreamOptions) -> anyhow::Result<()> {
-    let usage = |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, error.to_string());
+    let usage = |error: &dyn std::fmt::Display| Failure::error(Exit::Usage, error.to_string());
     if !options.tags.is_empty() {
         let tags: BTreeSet<String> = options.tags.into_iter().collect();
         StreamConfig::check_tags(&tags).map_err(|error| usage(&error))?;

@@ -29,7 +29,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(exit: Exit, message: impl Into<String>) -> anyhow::Error {
         Self {
             exit,
             message: message.into(),
@@ -40,7 +40,7 @@ impl Failure {
 
 /// Prints the error, and gives the code that goes with it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("sarit: {error:#}");
+    eprintln!("sarit: {}", sentence(error));
     let exit = exit(error);
     if exit == Exit::Unreachable {
         eprintln!(
@@ -49,6 +49,17 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         );
     }
     ExitCode::from(exit as u8)
+}
+
+/// The error and its causes, leaving out causes that the text before has told already.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn exit(error: &anyhow::Error) -> Exit {

@@ -142,7 +142,7 @@ fn check_bind(addresses: &[SocketAddr], insecure: bool) -> anyhow::Result<()> {
         .filter(|address| !address.ip().is_loopback())
     {
         if !insecure {
-            return Err(Failure::new(
+            return Err(Failure::error(
                 Exit::Usage,
                 format!(
                     "{address} can be reached from other machines, and there is no TLS and no authentication yet; \

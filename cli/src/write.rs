@@ -31,7 +31,7 @@ pub(crate) async fn run(args: WriteArgs) -> anyhow::Result<()> {
     let stream = stream_name(&args.stream)?;
     if args.key.is_some() && args.format() == Format::Lines {
         let message = "--key needs --csv or --json: plain lines have no columns";
-        return Err(Failure::new(Exit::Usage, message));
+        return Err(Failure::error(Exit::Usage, message));
     }
     let (input, size) = open(&args.file)?;
     let bar = progress_bar(size);
@@ -163,7 +163,7 @@ impl Records {
                     at.map(Key::Column).ok_or_else(|| {
                         let message =
                             format!("no column {key:?}; there are {}", columns.join(", "));
-                        Failure::new(Exit::Usage, message)
+                        Failure::error(Exit::Usage, message)
                     })
                 })
                 .transpose()?
