@@ -32,8 +32,13 @@ const KEYS: u32 = 16;
 const IN_FLIGHT: usize = 64;
 /// Longest that acknowledgements may stay away after a restart.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// The same where data is lost on purpose, and the writers may wait for ever.
+const CONTROL_MAX: Duration = Duration::from_secs(5);
 /// The file system lives in memory: small log files keep it small.
-const SETTINGS: [&str; 1] = ["segmentstore.wal.file_bytes=4MiB"];
+const SETTINGS: [&str; 2] = [
+    "segmentstore.wal.file_bytes=4MiB",
+    "segmentstore.wal.frame_bytes_max=2MiB",
+];
 
 fn stream() -> ScopedStream {
     "power/cuts".parse().expect("a valid name")
@@ -77,6 +82,10 @@ async fn read_back(client: &Client, history: &Mutex<History>) -> anyhow::Result<
 /// Cuts the power `rounds` times while events are written; returns what a full read found at the end.
 fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
     let start = Instant::now();
+    let patience = match mode {
+        Mode::SyncsLie => CONTROL_MAX,
+        Mode::Strict | Mode::Ordered => RECOVERY_MAX,
+    };
     let folder = workspace(name)?;
     let mount = folder.join("disk");
     std::fs::create_dir(&mount)?;
@@ -98,7 +107,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
         let mut dropped = 0;
         for round in 0..rounds {
             let acknowledged = history.lock().acknowledged();
-            let deadline = Instant::now() + RECOVERY_MAX;
+            let deadline = Instant::now() + patience;
             while history.lock().acknowledged() < acknowledged + 500 {
                 ensure!(Instant::now() < deadline, "round {round}: no acknowledgements");
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -110,7 +119,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
         }
         stop.store(true, Ordering::Relaxed);
         let drained = async { while writers.join_next().await.transpose()?.is_some() {} anyhow::Ok(()) };
-        tokio::time::timeout(RECOVERY_MAX, drained).await.context("drain the writers")??;
+        tokio::time::timeout(patience, drained).await.context("drain the writers")??;
         let verdict = read_back(&client, &history).await?;
         let acknowledged = history.lock().acknowledged();
         let minutes = start.elapsed().as_secs_f64() / 60.0;
@@ -121,6 +130,14 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
         Ok(verdict)
     });
     runtime.shutdown_background();
+    if result.is_err() {
+        // The file system goes with this test: keep what the cut left, to look at.
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("-r")
+            .arg(&data)
+            .arg(folder.join("kept"))
+            .status()?;
+    }
     result.map_err(|error: anyhow::Error| error.context(cluster.log_tail()))
 }
 
