@@ -285,7 +285,6 @@ fn row(cell: Cell, outcome: &mut Outcome) -> Row {
     .number("CPU s/M", spent.cpu_seconds / events * 1e6)
     .number("syncs/ack", spent.syncs / events)
     .number("log B/B", spent.wal_bytes / bytes)
-    .number("disk B/B", spent.disk_bytes / bytes)
     .number("KiB/sync", spent.wal_bytes / spent.syncs.max(1.0) / 1024.0)
     .number(
         "KiB/frame",

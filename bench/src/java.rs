@@ -105,6 +105,7 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     reference.wipe()?;
     reference.up(Mode::Durable)?;
     let durable = theirs("official, durable");
+    java.warm_up([&ours, &durable])?;
     let report = &mut bench.report;
     let [our_ingest, their_ingest] = java.alternate(report, [&ours, &durable], INGEST, rounds)?;
     let [our_alone, their_alone] = java.alternate(report, [&ours, &durable], ALONE, rounds)?;
@@ -113,6 +114,7 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     reference.wipe()?;
     reference.up(Mode::Memory)?;
     let memory = theirs("official, in memory");
+    java.warm_up([&memory])?;
     let [our_small, their_small] = java.alternate(report, [&ours, &memory], SMALL, rounds)?;
     reference.stop(Stop::Kill)?;
     drop(server);
@@ -188,6 +190,14 @@ impl Java {
         })
     }
 
+    /// Lets servers find their pace: one that has just started compiles itself for half a minute.
+    fn warm_up<const N: usize>(&self, targets: [&Target; N]) -> anyhow::Result<()> {
+        for target in targets {
+            self.bench(target, &new_stream()?, INGEST)?;
+        }
+        Ok(())
+    }
+
     /// Drives the targets in turn, there and back, and prints a row for each run.
     fn alternate<const N: usize>(
         &self,
@@ -216,7 +226,7 @@ impl Java {
         load: Load,
         outcomes: &mut Outcomes,
     ) -> anyhow::Result<()> {
-        let stream = format!("java{}", std::time::UNIX_EPOCH.elapsed()?.as_millis());
+        let stream = new_stream()?;
         let line = self.bench(target, &stream, load)?;
         let number = |name: &str| {
             line[name]
@@ -298,6 +308,13 @@ impl Java {
         serde_json::from_str(last.context("the Java driver printed no JSON")?)
             .with_context(|| format!("read {text}"))
     }
+}
+
+fn new_stream() -> anyhow::Result<String> {
+    Ok(format!(
+        "java{}",
+        std::time::UNIX_EPOCH.elapsed()?.as_millis()
+    ))
 }
 
 fn option(name: &str, path: &Path) -> String {

@@ -12,7 +12,6 @@ use crate::figures;
 pub(crate) struct Usage {
     at: Instant,
     cpu_seconds: f64,
-    disk_bytes: f64,
     syncs: f64,
     wal_bytes: f64,
     frames: f64,
@@ -23,8 +22,6 @@ pub(crate) struct Usage {
 pub(crate) struct Spent {
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
-    /// Everything the process had written, zero-filling of new files included.
-    pub(crate) disk_bytes: f64,
     /// Lane writes, each synced.
     pub(crate) syncs: f64,
     /// Bytes of these writes.
@@ -44,7 +41,6 @@ impl Usage {
             wal_bytes: count("segmentstore_wal_written_bytes_total")?,
             frames: count("segmentstore_wal_frames_total")?,
             cpu_seconds: figures::cpu_seconds(&pids)?,
-            disk_bytes: figures::disk_bytes(&pids)?,
             at: Instant::now(),
         })
     }
@@ -54,7 +50,6 @@ impl Usage {
         Spent {
             seconds: (self.at - before.at).as_secs_f64(),
             cpu_seconds: self.cpu_seconds - before.cpu_seconds,
-            disk_bytes: self.disk_bytes - before.disk_bytes,
             syncs: self.syncs - before.syncs,
             wal_bytes: self.wal_bytes - before.wal_bytes,
             frames: self.frames - before.frames,
@@ -67,7 +62,6 @@ impl Spent {
     pub(crate) fn add(&mut self, other: &Self) {
         self.seconds += other.seconds;
         self.cpu_seconds += other.cpu_seconds;
-        self.disk_bytes += other.disk_bytes;
         self.syncs += other.syncs;
         self.wal_bytes += other.wal_bytes;
         self.frames += other.frames;
