@@ -62,7 +62,7 @@ pub fn java(program: &str) -> anyhow::Result<Command> {
     succeed(build.arg(&out))?;
     let mut command = Command::new("java");
     let class_path = format!("{0}/classes:{0}/lib/*", out.display());
-    command.args(["-Xmx1g", "-cp", &class_path, program]);
+    command.args(["-Xmx2g", "-cp", &class_path, program]);
     Ok(command)
 }
 
