@@ -2,11 +2,13 @@
 
 #[cfg(feature = "grpc")]
 mod grpc;
+mod planted;
 mod test;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
   test [NAME…]     install what is missing, build, run all tests, or the test binaries whose name contains NAME
+  planted [BUG…]   plant each bug in turn: the simulated worlds must find it
   bench [ARG…]     measure beside the machine's limits; `cargo xtask bench --help`
   grpc [--check]   regenerate the gRPC code; needs: cargo run -p xtask --features grpc -- grpc";
 
@@ -15,6 +17,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["test", names @ ..] => test::run(names),
+        ["planted", bugs @ ..] => planted::run(bugs),
         ["bench", rest @ ..] => test::cargo(
             &[
                 &["run", "--release", "--package", "sarit-bench", "--"],
