@@ -6,9 +6,8 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-/// Environment variables `SARIT_SECTION__KEY=value` are settings; those of the client verbs are not.
+/// Environment variables `SARIT_SECTION__KEY=value` are settings.
 const PREFIX: &str = "SARIT_";
-const NOT_SETTINGS: [&str; 2] = ["SARIT_CONTROLLER", "SARIT_LOG"];
 
 /// Everything that can be set, by section.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -54,7 +53,8 @@ impl Sources {
             let Some(key) = name.strip_prefix(PREFIX) else {
                 continue;
             };
-            if NOT_SETTINGS.contains(&name.as_str()) {
+            // `SARIT_LOG`, `SARIT_CONTROLLER` and others' variables name no section.
+            if !key.contains("__") {
                 continue;
             }
             let path = key.to_lowercase().replace("__", ".");
@@ -150,6 +150,7 @@ mod tests {
             variable("SARIT_A__B", "1"),
             variable("SARIT_A__C", "x y"),
             variable("PATH", "/"),
+            variable("SARIT_LOG", "debug"),
         ];
         sources.environment(variables.into_iter()).unwrap();
         sources.assignment("a.b = 2").unwrap();
