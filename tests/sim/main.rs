@@ -7,65 +7,10 @@
 mod raw;
 mod world;
 
-use std::io::Write;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
-use tracing_subscriber::fmt::MakeWriter;
-use world::{Report, World};
-
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
+use world::{ALONE, Report, World};
 
 fn run(seed: u64) -> Report {
     World::new(seed).run()
-}
-
-/// Collects what is logged.
-#[derive(Clone)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-/// Runs a world with everything that the product logs.
-fn run_logged(seed: u64) -> (Report, String) {
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let lines = tracing_subscriber::fmt()
-        // Not hyper's and h2's, nor their bytes: gRPC answers carry the date of the real world.
-        .with_env_filter("off,sarit=trace,sarit_client=trace,sarit_container=trace,sarit_controller=trace,sarit_segmentstore=trace,sarit_wal=trace,turmoil=trace")
-        .without_time()
-        .with_ansi(false)
-        .with_writer(Log(Arc::clone(&log)))
-        .finish();
-    let report = tracing::subscriber::with_default(lines, || run(seed));
-    let log = std::mem::take(&mut *log.lock());
-    let log = String::from_utf8_lossy(&log);
-    let grpc = format!(":{}", world::CONTROLLER);
-    (
-        report,
-        log.lines()
-            .filter(|line| !line.contains(&grpc))
-            .collect::<Vec<_>>()
-            .join("\n"),
-    )
 }
 
 #[cfg(not(any(
@@ -75,13 +20,70 @@ fn run_logged(seed: u64) -> (Report, String) {
     planted = "speculative_reply"
 )))]
 mod sound {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing_subscriber::fmt::MakeWriter;
+
     use super::*;
 
     /// Worlds in CI.
     const WORLDS: u64 = 60;
 
+    fn setting(name: &str) -> Option<u64> {
+        std::env::var(name).ok()?.parse().ok()
+    }
+
+    /// Collects what is logged.
+    #[derive(Clone)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Log {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    /// Runs a world with everything that the product logs.
+    fn run_logged(seed: u64) -> (Report, String) {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = tracing_subscriber::fmt()
+            // Not hyper's and h2's, nor their bytes: gRPC answers carry the date of the real world.
+            .with_env_filter("off,sarit=trace,sarit_client=trace,sarit_container=trace,sarit_controller=trace,sarit_segmentstore=trace,sarit_wal=trace,turmoil=trace")
+            .without_time()
+            .with_ansi(false)
+            .with_writer(Log(Arc::clone(&log)))
+            .finish();
+        let report = tracing::subscriber::with_default(lines, || run(seed));
+        let log = std::mem::take(&mut *log.lock());
+        let log = String::from_utf8_lossy(&log);
+        let grpc = format!(":{}", world::CONTROLLER);
+        (
+            report,
+            log.lines()
+                .filter(|line| !line.contains(&grpc))
+                .collect::<Vec<_>>()
+                .join("\n"),
+        )
+    }
+
     #[test]
     fn no_world_breaks_a_promise() {
+        let _alone = ALONE.lock();
         let seeds: Vec<u64> = match setting("SARIT_SEED") {
             Some(seed) => vec![seed],
             None => (1..=setting("SARIT_WORLDS").unwrap_or(WORLDS)).collect(),
@@ -115,6 +117,7 @@ mod sound {
 
     #[test]
     fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+        let _alone = ALONE.lock();
         for seed in [1, 2, 3] {
             let ((first, log), (second, log_again)) = (run_logged(seed), run_logged(seed));
             let lines = log.lines().zip(log_again.lines()).enumerate();
@@ -137,6 +140,7 @@ mod sound {
 
     #[test]
     fn a_disk_that_lies_about_syncs_is_found_out() {
+        let _alone = ALONE.lock();
         let found = (1..=20).find(|seed| {
             let report = World::new(*seed).with_lying_disk().run();
             !report.breaches.is_empty()
@@ -156,6 +160,7 @@ mod sound {
 ))]
 #[test]
 fn planted_bugs_are_found() {
+    let _alone = ALONE.lock();
     /// Worlds within which a planted bug must be found.
     const WORLDS_PLANTED: u64 = 200;
     let found = (1..=WORLDS_PLANTED).find(|seed| !run(*seed).breaches.is_empty());

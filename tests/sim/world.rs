@@ -38,8 +38,8 @@ const RAW_SEGMENT: &str = "raw/sim/0.#epoch.0";
 
 /// A runtime that is dropped, as a crash drops it, ends its tasks in an order that depends on their
 /// numbers, and tokio counts those through the whole process. So worlds run one at a time, and each
-/// begins at a round number.
-static ALONE: Mutex<()> = Mutex::new(());
+/// begins at a round number. Every test holds this from its first line on.
+pub(crate) static ALONE: Mutex<()> = Mutex::new(());
 
 fn align_task_numbers() {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -117,7 +117,6 @@ impl World {
     }
 
     pub(crate) fn run(self) -> Report {
-        let _alone = ALONE.lock();
         align_task_numbers();
         let rng = Rng::seeded(self.seed);
         let shared = Arc::new(Mutex::new(Shared {

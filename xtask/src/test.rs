@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-/// Test binaries that start processes of their own or measure memory: one test at a time, output shown.
-const SYSTEM: [&str; 2] = ["it", "compat"];
+/// Test binaries that start processes of their own, measure memory or simulate a world: one test at a
+/// time, output shown.
+const SYSTEM: [&str; 3] = ["sim", "it", "compat"];
 
 /// A program that tests need, and the Debian package that has it.
 const NEEDS: [(&str, &[&str], &str); 4] = [
