@@ -42,6 +42,8 @@ pub(crate) enum Error {
 pub(crate) struct Extent {
     /// The offset after its last byte.
     pub(crate) length: Offset,
+    /// Whether that is the end.
+    pub(crate) sealed: bool,
 }
 
 /// A segment store, as the controller uses it.
@@ -193,6 +195,7 @@ impl SegmentStore for WireStore {
         let info = info.map_err(translate)?;
         Ok(Extent {
             length: info.length,
+            sealed: info.sealed,
         })
     }
 }

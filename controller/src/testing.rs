@@ -123,6 +123,7 @@ impl SegmentStore for MemorySegments {
     async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error> {
         self.with(segment, |fake| Extent {
             length: Offset(fake.length),
+            sealed: fake.sealed,
         })
     }
 }

@@ -10,12 +10,15 @@ use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
 use super::keys::{self, StreamId};
 use super::records::{self, Damaged};
 use super::{MetaStore, Revision};
-use crate::stream::epoch::{Epoch, Epochs, Segment};
+use crate::stream::epoch::{Epoch, Epochs, Segment, Transition};
 use crate::stream::lifecycle::State;
 use crate::stream::stream_cuts::{self, Cut};
 
 /// Most rows fetched at once.
 pub(crate) const PAGE: usize = 1000;
+
+/// Most epochs fetched at once where the first few mostly do.
+const TRANSITIONS: usize = 32;
 
 /// Why a read gave nothing to work with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +59,8 @@ pub(crate) struct Status {
     pub(crate) active_epoch: i32,
     pub(crate) reference_epoch: i32,
     pub(crate) created_ms: i64,
+    /// The lowest segment number never used; 0 before the first scaling.
+    pub(crate) next_number: i32,
     pub(crate) revision: Revision,
 }
 
@@ -127,6 +132,7 @@ impl Catalog {
             active_epoch: row.value.active_epoch,
             reference_epoch: row.value.reference_epoch,
             created_ms: row.value.created_ms,
+            next_number: row.value.next_number,
             revision: row.revision,
         })
     }
@@ -140,37 +146,108 @@ impl Catalog {
         Ok(Row { value, revision })
     }
 
-    pub(crate) async fn epoch(&self, id: StreamId, number: i32) -> Result<Option<Epoch>> {
+    /// Returns what begins and ends with an epoch.
+    pub(crate) async fn transition(&self, id: StreamId, number: i32) -> Result<Option<Transition>> {
         let key = keys::epoch(id, number);
         let row = self.row::<records::EpochRecord>(&key).await?;
-        row.map(|row| parse_epoch(&key, number, row.value))
+        row.map(|row| parse_transition(&key, number, row.value))
             .transpose()
     }
 
-    /// Returns the epoch that a record says is there.
-    pub(crate) async fn known_epoch(&self, id: StreamId, number: i32) -> Result<Epoch> {
-        let epoch = self.epoch(id, number).await?;
-        Ok(epoch.ok_or_else(|| Damaged::new(&keys::epoch(id, number), "is missing"))?)
+    /// Returns the active epoch of a stream whose status was read before: the one of that status, or a
+    /// later one.
+    pub(crate) async fn active(&self, id: StreamId) -> Result<Epoch> {
+        let key = keys::active(id);
+        if let Some(row) = self.row::<records::ActiveEpoch>(&key).await? {
+            return Ok(Epoch {
+                number: row.value.number,
+                reference: row.value.reference,
+                created_ms: row.value.created_ms,
+                segments: parse_segments(&key, &row.value.segments)?,
+            });
+        }
+        let first = self.transition(id, 0).await?;
+        let first = first.ok_or_else(|| Damaged::new(&keys::epoch(id, 0), "is missing"))?;
+        Ok(Epoch {
+            number: 0,
+            reference: 0,
+            created_ms: first.created_ms,
+            segments: first.added,
+        })
+    }
+
+    /// Returns some changes behind the epoch `after`, oldest first, at most `limit`; fewer come back
+    /// only if there are no more.
+    pub(crate) async fn transitions(
+        &self,
+        id: StreamId,
+        after: Option<i32>,
+        limit: usize,
+    ) -> Result<Vec<Transition>> {
+        let prefix = keys::epochs(id);
+        let after = after.map(|number| keys::epoch(id, number));
+        let page = self.store.range(&prefix, after.as_deref(), limit).await?;
+        let mut transitions = Vec::with_capacity(page.entries.len());
+        for (key, row) in page.entries {
+            let number = i32::from_str_radix(&key[prefix.len()..], 16);
+            let number = number.map_err(|error| Damaged::new(&key, error))?;
+            let record = records::decode(&key, &row.value)?;
+            transitions.push(parse_transition(&key, number, record)?);
+        }
+        Ok(transitions)
     }
 
     /// Returns all epochs of a stream.
     pub(crate) async fn epochs(&self, id: StreamId) -> Result<Epochs> {
-        let prefix = keys::epochs(id);
-        let mut epochs = Vec::new();
-        let mut after: Option<String> = None;
+        let mut all = Vec::new();
         loop {
-            let page = self.store.range(&prefix, after.as_deref(), PAGE).await?;
-            let full = page.entries.len() == PAGE;
-            for (key, row) in page.entries {
-                let number = i32::from_str_radix(&key[prefix.len()..], 16);
-                let number = number.map_err(|error| Damaged::new(&key, error))?;
-                let record = records::decode(&key, &row.value)?;
-                epochs.push(parse_epoch(&key, number, record)?);
-                after = Some(key);
+            let after = all.last().map(|last: &Transition| last.number);
+            let page = self.transitions(id, after, PAGE).await?;
+            let full = page.len() == PAGE;
+            all.extend(page);
+            if !full {
+                let prefix = keys::epochs(id);
+                let epochs = Epochs::new(all);
+                return Ok(epochs.map_err(|reason| Damaged::new(&prefix, reason))?);
+            }
+        }
+    }
+
+    /// Returns all epochs, with those that have begun for whoever met a sealed segment, though they are
+    /// not published yet.
+    pub(crate) async fn epochs_begun(&self, id: StreamId) -> Result<Epochs> {
+        let work = self.work(id).await?;
+        let mut epochs = self.epochs(id).await?;
+        let Some(work) = work else {
+            return Ok(epochs);
+        };
+        let key = keys::work(id);
+        for change in pending(&key, &work.value)? {
+            if change.number >= epochs.len() {
+                let pushed = epochs.push(change);
+                pushed.map_err(|reason| Damaged::new(&key, reason))?;
+            }
+        }
+        Ok(epochs)
+    }
+
+    /// Returns the change with which a segment ended, if it has.
+    pub(crate) async fn end_of(
+        &self,
+        id: StreamId,
+        segment: SegmentId,
+    ) -> Result<Option<Transition>> {
+        // It cannot have ended before the epoch it was made in.
+        let mut after = segment.epoch();
+        loop {
+            let page = self.transitions(id, Some(after), TRANSITIONS).await?;
+            let full = page.len() == TRANSITIONS;
+            after = page.last().map_or(after, |last| last.number);
+            if let Some(end) = page.into_iter().find(|change| change.ends(segment)) {
+                return Ok(Some(end));
             }
             if !full {
-                let epochs = Epochs::new(epochs);
-                return Ok(epochs.map_err(|reason| Damaged::new(&prefix, reason))?);
+                return Ok(None);
             }
         }
     }
@@ -211,34 +288,83 @@ pub(crate) fn parse_id(key: &str, text: &str) -> std::result::Result<StreamId, D
     StreamId::parse(text).ok_or_else(|| Damaged::new(key, format!("stream id {text:?}")))
 }
 
-fn parse_epoch(key: &str, number: i32, record: records::EpochRecord) -> Result<Epoch> {
-    let segments = record.segments.iter().map(|segment| {
+fn parse_segments(key: &str, segments: &[records::SegmentRecord]) -> Result<Vec<Segment>> {
+    let segments = segments.iter().map(|segment| {
         let id = SegmentId::parse(segment.id);
         let id = id.ok_or_else(|| Damaged::new(key, format!("segment id {}", segment.id)))?;
         let range = KeyRange::from_f64(segment.start, segment.end);
         let range = range.map_err(|error| Damaged::new(key, error))?;
         Ok(Segment { id, range })
     });
-    Ok(Epoch {
+    segments.collect()
+}
+
+fn parse_transition(key: &str, number: i32, record: records::EpochRecord) -> Result<Transition> {
+    Ok(Transition {
         number,
         reference: record.reference,
         created_ms: record.created_ms,
-        segments: segments.collect::<Result<_>>()?,
+        sealed: parse_segments(key, &record.sealed)?,
+        added: parse_segments(key, &record.added)?,
     })
 }
 
-/// Turns an epoch into its record.
-pub(crate) fn epoch_record(epoch: &Epoch) -> records::EpochRecord {
-    let segments = epoch.segments.iter().map(|segment| records::SegmentRecord {
+/// Reads an epoch that a work row says is about to begin.
+pub(crate) fn parse_next(key: &str, next: Option<&records::NextEpoch>) -> Result<Transition> {
+    let next = next.ok_or_else(|| Damaged::new(key, "names no epoch"))?;
+    let record = next.epoch.clone();
+    let record = record.ok_or_else(|| Damaged::new(key, "holds no epoch"))?;
+    parse_transition(key, next.number, record)
+}
+
+/// Returns the epochs that a work row is about to begin.
+pub(crate) fn pending(key: &str, work: &records::Work) -> Result<Vec<Transition>> {
+    let next = match &work.job {
+        Some(records::Job::Scale(job)) => job.next.iter(),
+        Some(records::Job::Update(job)) => match &job.scale {
+            Some(scale) => scale.next.iter(),
+            None => return Ok(Vec::new()),
+        },
+        _ => return Ok(Vec::new()),
+    };
+    next.map(|next| parse_next(key, Some(next))).collect()
+}
+
+/// Turns an epoch about to begin into its record.
+pub(crate) fn next_record(transition: &Transition) -> records::NextEpoch {
+    records::NextEpoch {
+        number: transition.number,
+        epoch: Some(epoch_record(transition)),
+    }
+}
+
+/// Turns a change into its record.
+pub(crate) fn epoch_record(transition: &Transition) -> records::EpochRecord {
+    records::EpochRecord {
+        reference: transition.reference,
+        created_ms: transition.created_ms,
+        added: segment_records(&transition.added),
+        sealed: segment_records(&transition.sealed),
+    }
+}
+
+/// Turns the active epoch into its record.
+pub(crate) fn active_record(epoch: &Epoch) -> records::ActiveEpoch {
+    records::ActiveEpoch {
+        number: epoch.number,
+        reference: epoch.reference,
+        created_ms: epoch.created_ms,
+        segments: segment_records(&epoch.segments),
+    }
+}
+
+fn segment_records(segments: &[Segment]) -> Vec<records::SegmentRecord> {
+    let segments = segments.iter().map(|segment| records::SegmentRecord {
         id: segment.id.0,
         start: segment.range.start().to_f64(),
         end: segment.range.end().to_f64(),
     });
-    records::EpochRecord {
-        reference: epoch.reference,
-        created_ms: epoch.created_ms,
-        segments: segments.collect(),
-    }
+    segments.collect()
 }
 
 /// Turns a cut into its record.
@@ -262,5 +388,6 @@ pub(crate) fn state_record(status: &Status, state: State) -> records::StreamStat
         active_epoch: status.active_epoch,
         reference_epoch: status.reference_epoch,
         created_ms: status.created_ms,
+        next_number: status.next_number,
     }
 }

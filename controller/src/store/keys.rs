@@ -7,7 +7,8 @@
 //! t/{stream id}/conf                     Config
 //! t/{stream id}/state                    StreamState
 //! t/{stream id}/trunc                    Truncation, if it ever was truncated
-//! t/{stream id}/e/{epoch: 8 hex digits}  EpochRecord
+//! t/{stream id}/active                   ActiveEpoch, from the first scaling on
+//! t/{stream id}/e/{epoch: 8 hex digits}  EpochRecord: what begins and ends with it
 //! w/{stream id}                          Work: the unfinished task, at most one, so the stream's lock
 //! tag/{scope}/{tag} NUL {stream}         (empty) may be stale: the stream's Config decides
 //! rg/{scope}/{group}                     ReaderGroup
@@ -71,6 +72,10 @@ pub(crate) fn state(id: StreamId) -> String {
 
 pub(crate) fn truncation(id: StreamId) -> String {
     format!("t/{id}/trunc")
+}
+
+pub(crate) fn active(id: StreamId) -> String {
+    format!("t/{id}/active")
 }
 
 pub(crate) fn epochs(id: StreamId) -> String {

@@ -85,6 +85,9 @@ pub(crate) struct StreamState {
     pub(crate) reference_epoch: i32,
     #[prost(int64, tag = "4")]
     pub(crate) created_ms: i64,
+    /// The lowest segment number never used; 0 before the first scaling: look at the epochs.
+    #[prost(int32, tag = "5")]
+    pub(crate) next_number: i32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -111,8 +114,34 @@ pub(crate) struct EpochRecord {
     pub(crate) reference: i32,
     #[prost(int64, tag = "2")]
     pub(crate) created_ms: i64,
+    /// The segments that begin with it.
     #[prost(message, repeated, tag = "3")]
+    pub(crate) added: Vec<SegmentRecord>,
+    /// The segments that end with it.
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) sealed: Vec<SegmentRecord>,
+}
+
+/// All segments of the active epoch; there from the first scaling on.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ActiveEpoch {
+    #[prost(int32, tag = "1")]
+    pub(crate) number: i32,
+    #[prost(int32, tag = "2")]
+    pub(crate) reference: i32,
+    #[prost(int64, tag = "3")]
+    pub(crate) created_ms: i64,
+    #[prost(message, repeated, tag = "4")]
     pub(crate) segments: Vec<SegmentRecord>,
+}
+
+/// An epoch that is about to begin.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct NextEpoch {
+    #[prost(int32, tag = "1")]
+    pub(crate) number: i32,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) epoch: Option<EpochRecord>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -132,7 +161,7 @@ pub(crate) struct Work {
     pub(crate) scope: String,
     #[prost(string, tag = "2")]
     pub(crate) stream: String,
-    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14")]
+    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14, 15")]
     pub(crate) job: Option<Job>,
 }
 
@@ -143,7 +172,7 @@ pub(crate) enum Job {
     Create(CreateJob),
     /// Tell the segments their policy, then replace the configuration.
     #[prost(message, tag = "11")]
-    Update(Config),
+    Update(UpdateJob),
     /// Seal the active segments.
     #[prost(message, tag = "12")]
     Seal(SealJob),
@@ -153,6 +182,25 @@ pub(crate) enum Job {
     /// Delete all segments, then the records.
     #[prost(message, tag = "14")]
     Delete(DeleteJob),
+    /// Make the new segments, seal the old ones, then begin the new epoch.
+    #[prost(message, tag = "15")]
+    Scale(ScaleJob),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct UpdateJob {
+    /// The configuration to be.
+    #[prost(message, optional, tag = "1")]
+    pub(crate) config: Option<StreamConfig>,
+    /// The scaling it asks for, if any.
+    #[prost(message, optional, tag = "2")]
+    pub(crate) scale: Option<ScaleJob>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ScaleJob {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) next: Option<NextEpoch>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -169,7 +217,11 @@ pub(crate) struct CreateJob {
 pub(crate) struct SealJob {}
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct TruncateJob {}
+pub(crate) struct TruncateJob {
+    /// The cut before: what lies behind it is deleted already. Empty if there was none.
+    #[prost(btree_map = "int64, int64", tag = "1")]
+    pub(crate) before: BTreeMap<i64, i64>,
+}
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct DeleteJob {
@@ -206,6 +258,7 @@ mod tests {
             active_epoch: 0,
             reference_epoch: 0,
             created_ms: 1_700_000_000_000,
+            next_number: 0,
         };
         let golden = b"\x01\x08\x02\x20\x80\xd0\x95\xff\xbc\x31";
         assert_eq!(encode(&state), &golden[..]);

@@ -4,7 +4,7 @@ use sarit_proto::controller::scaling_policy::ScalingPolicyType;
 use sarit_proto::controller::{RetentionPolicy, ScalingPolicy, StreamConfig, Tags};
 
 /// Most segments of one epoch: its record must fit into one transaction.
-const SEGMENTS_MAX: i32 = 10_000;
+pub(crate) const SEGMENTS_MAX: i32 = 10_000;
 /// Most tags of a stream, as the official client has it.
 const TAGS_MAX: usize = 128;
 /// Longest tag; part of a key.

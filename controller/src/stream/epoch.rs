@@ -1,13 +1,14 @@
 //! Which segments were active when: a stream's epochs, and the successors that follow from them.
 //!
 //! An epoch is a set of segments whose ranges tile the key space. The next one replaces some of them;
-//! the others go on. Everything a client asks about order (successors, predecessors, what lies before
-//! what) is answered from the list of epochs, also for segments that are long deleted.
+//! the others go on. What is kept is each change: what ends, what begins. Everything a client asks
+//! about order (successors, predecessors, what lies before what) is answered from the list of changes,
+//! also for segments that are long deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sarit_proto::ids::SegmentId;
-use sarit_proto::key_range::{KeyRange, tiles};
+use sarit_proto::key_range::{KeyRange, tiles, union};
 
 /// A segment and the keys it owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,20 @@ impl Epoch {
         })
     }
 
-    fn has(&self, id: SegmentId) -> bool {
+    /// Returns whether a segment is active in it.
+    pub(crate) fn has(&self, id: SegmentId) -> bool {
         self.segments.iter().any(|segment| segment.id == id)
+    }
+
+    /// Returns the first epoch as a change of nothing.
+    pub(crate) fn as_first(&self) -> Transition {
+        Transition {
+            number: self.number,
+            reference: self.reference,
+            created_ms: self.created_ms,
+            sealed: Vec::new(),
+            added: self.segments.clone(),
+        }
     }
 }
 
@@ -62,76 +75,182 @@ pub(crate) struct Successor {
     pub(crate) predecessors: Vec<SegmentId>,
 }
 
+/// What begins and what ends with an epoch. What it costs depends on the change, not on the number of
+/// segments that go on, so a long history stays small and can be kept for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Transition {
+    /// The epoch that begins.
+    pub(crate) number: i32,
+    /// The epoch it repeats; its own number unless a rolling commit made it.
+    pub(crate) reference: i32,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) created_ms: i64,
+    /// The segments that end; none with the first epoch.
+    pub(crate) sealed: Vec<Segment>,
+    /// The segments that begin, with the same keys.
+    pub(crate) added: Vec<Segment>,
+}
+
+impl Transition {
+    /// Returns whether a segment ends with this change.
+    pub(crate) fn ends(&self, id: SegmentId) -> bool {
+        self.sealed.iter().any(|segment| segment.id == id)
+    }
+
+    /// Returns who takes over the keys of a segment that ends with this change.
+    pub(crate) fn successors(&self, id: SegmentId) -> Vec<Successor> {
+        let Some(ended) = self.sealed.iter().find(|segment| segment.id == id) else {
+            return Vec::new();
+        };
+        let heirs = self.added.iter();
+        let heirs = heirs.filter(|heir| heir.range.overlaps(ended.range));
+        let successor = |heir: &Segment| {
+            let before = self.sealed.iter();
+            let before = before.filter(|segment| segment.range.overlaps(heir.range));
+            Successor {
+                segment: *heir,
+                predecessors: before.map(|segment| segment.id).collect(),
+            }
+        };
+        heirs.map(successor).collect()
+    }
+
+    /// Returns the epoch that follows `before`.
+    ///
+    /// # Errors
+    /// What does not fit together; then the records are damaged.
+    pub(crate) fn apply(&self, before: &Epoch) -> Result<Epoch, String> {
+        let known: BTreeSet<SegmentId> = before.segments.iter().map(|s| s.id).collect();
+        if self.number != before.number + 1 || !self.sealed.iter().all(|s| known.contains(&s.id)) {
+            return Err(format!(
+                "epoch {} does not follow {}",
+                self.number, before.number
+            ));
+        }
+        let mut segments = before.segments.clone();
+        segments.retain(|segment| !self.ends(segment.id));
+        segments.extend_from_slice(&self.added);
+        segments.sort_unstable_by_key(|segment| segment.range);
+        let ranges: Vec<_> = segments.iter().map(|segment| segment.range).collect();
+        if !tiles(&ranges, KeyRange::FULL) {
+            return Err(format!("epoch {} does not tile", self.number));
+        }
+        Ok(Epoch {
+            number: self.number,
+            reference: self.reference,
+            created_ms: self.created_ms,
+            segments,
+        })
+    }
+}
+
 /// All epochs of a stream, oldest first, never none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Epochs(Vec<Epoch>);
+pub(crate) struct Epochs {
+    transitions: Vec<Transition>,
+    active: BTreeMap<KeyRange, Segment>,
+}
 
 impl Epochs {
-    /// Takes a history as it was stored: numbered from 0 without a gap, each tiling the key space.
+    /// Takes a history as it was stored: numbered from 0 without a gap, each change replacing what is
+    /// there by what covers the same keys.
     ///
     /// # Errors
     /// What is wrong with it; then the records are damaged.
-    pub(crate) fn new(epochs: Vec<Epoch>) -> Result<Self, String> {
-        if epochs.is_empty() {
-            return Err("a stream without an epoch".to_owned());
+    pub(crate) fn new(transitions: Vec<Transition>) -> Result<Self, String> {
+        let mut history = Self {
+            transitions: Vec::with_capacity(transitions.len()),
+            active: BTreeMap::new(),
+        };
+        for transition in transitions {
+            history.push(transition)?;
         }
-        for (number, epoch) in (0..).zip(&epochs) {
-            let ranges: Vec<_> = epoch.segments.iter().map(|s| s.range).collect();
-            if epoch.number != number || !tiles(&ranges, KeyRange::FULL) {
-                return Err(format!("epoch {number} is missing or does not tile"));
+        match history.transitions.is_empty() {
+            true => Err("a stream without an epoch".to_owned()),
+            false => Ok(history),
+        }
+    }
+
+    /// Adds the next epoch.
+    ///
+    /// # Errors
+    /// Why it cannot follow; then nothing changed that counts.
+    pub(crate) fn push(&mut self, transition: Transition) -> Result<(), String> {
+        let number = transition.number;
+        let wrong = |what: &str| Err(format!("epoch {number} {what}"));
+        if number != self.len() {
+            return wrong("is out of order");
+        }
+        let ranges = |segments: &[Segment]| {
+            let ranges: Vec<_> = segments.iter().map(|segment| segment.range).collect();
+            union(&ranges)
+        };
+        let sealed = match self.transitions.is_empty() {
+            true => Some(vec![KeyRange::FULL]),
+            false => ranges(&transition.sealed),
+        };
+        if sealed.is_none() || sealed != ranges(&transition.added) {
+            return wrong("does not tile");
+        }
+        for segment in &transition.sealed {
+            if self.active.remove(&segment.range) != Some(*segment) {
+                return wrong("ends what was not active");
             }
         }
-        Ok(Self(epochs))
+        let added = transition.added.iter();
+        self.active
+            .extend(added.map(|segment| (segment.range, *segment)));
+        self.transitions.push(transition);
+        Ok(())
     }
 
     /// Returns how many there are.
     pub(crate) fn len(&self) -> i32 {
-        i32::try_from(self.0.len()).unwrap_or(i32::MAX)
+        i32::try_from(self.transitions.len()).unwrap_or(i32::MAX)
     }
 
-    /// Returns the oldest.
-    pub(crate) fn first(&self) -> &Epoch {
-        self.0.first().expect("never none")
+    /// Returns the segments a stream begins with.
+    pub(crate) fn first(&self) -> &[Segment] {
+        &self.transitions.first().expect("never none").added
+    }
+
+    /// Returns the changes, oldest first.
+    #[cfg(test)]
+    pub(crate) fn transitions(&self) -> &[Transition] {
+        &self.transitions
+    }
+
+    /// Returns an epoch, put together from the changes up to it.
+    pub(crate) fn at(&self, number: i32) -> Option<Epoch> {
+        let count = usize::try_from(number).ok()? + 1;
+        let changes = self.transitions.get(..count)?;
+        let last = changes.last()?;
+        let mut segments = BTreeMap::new();
+        for change in changes {
+            for segment in &change.sealed {
+                segments.remove(&segment.range);
+            }
+            segments.extend(change.added.iter().map(|segment| (segment.range, *segment)));
+        }
+        Some(Epoch {
+            number,
+            reference: last.reference,
+            created_ms: last.created_ms,
+            segments: segments.into_values().collect(),
+        })
     }
 
     /// Returns every segment there ever was, by id.
     pub(crate) fn segments(&self) -> BTreeMap<SegmentId, Segment> {
-        let all = self.0.iter().flat_map(|epoch| &epoch.segments);
+        let all = self.transitions.iter().flat_map(|change| &change.added);
         all.map(|segment| (segment.id, *segment)).collect()
     }
 
     /// Returns the lowest segment number never used, or `None` if there is none.
     pub(crate) fn next_number(&self) -> Option<i32> {
-        let numbers = self.segments().into_keys().map(SegmentId::number);
+        let all = self.transitions.iter().flat_map(|change| &change.added);
+        let numbers = all.map(|segment| segment.id.number());
         numbers.max().and_then(|number| number.checked_add(1))
-    }
-
-    /// Returns who takes over the keys of a segment: none while it is active, if the stream ended with
-    /// it, and if it is unknown.
-    pub(crate) fn successors(&self, id: SegmentId) -> Vec<Successor> {
-        let Some(last) = self.0.iter().rposition(|epoch| epoch.has(id)) else {
-            return Vec::new();
-        };
-        let (before, Some(next)) = (&self.0[last], self.0.get(last + 1)) else {
-            return Vec::new();
-        };
-        let range = before.segments.iter().find(|segment| segment.id == id);
-        let range = range.expect("the epoch has it").range;
-        let heirs = next
-            .segments
-            .iter()
-            .filter(|heir| heir.range.overlaps(range));
-        heirs
-            .map(|heir| Successor {
-                segment: *heir,
-                predecessors: before
-                    .segments
-                    .iter()
-                    .filter(|segment| segment.range.overlaps(heir.range))
-                    .map(|segment| segment.id)
-                    .collect(),
-            })
-            .collect()
     }
 }
 
@@ -153,32 +272,34 @@ pub(crate) mod tests {
         }
     }
 
-    /// One segment, split into halves, the lower of which is split again; then all merged.
-    pub(crate) fn history() -> Epochs {
-        let epoch = |number, segments| Epoch {
+    fn change(number: i32, sealed: Vec<Segment>, added: Vec<Segment>) -> Transition {
+        Transition {
             number,
             reference: number,
             created_ms: 0,
-            segments,
-        };
+            sealed,
+            added,
+        }
+    }
+
+    /// One segment, split into halves, the lower of which is split again; then all merged.
+    pub(crate) fn history() -> Epochs {
+        let whole = segment(0, 0, 0.0, 1.0);
+        let (lower, upper) = (segment(1, 1, 0.0, 0.5), segment(1, 2, 0.5, 1.0));
+        let (first, second) = (segment(2, 3, 0.0, 0.25), segment(2, 4, 0.25, 0.5));
+        let merged = segment(3, 5, 0.0, 1.0);
         Epochs::new(vec![
-            epoch(0, vec![segment(0, 0, 0.0, 1.0)]),
-            epoch(1, vec![segment(1, 1, 0.0, 0.5), segment(1, 2, 0.5, 1.0)]),
-            epoch(
-                2,
-                vec![
-                    segment(2, 3, 0.0, 0.25),
-                    segment(2, 4, 0.25, 0.5),
-                    segment(1, 2, 0.5, 1.0),
-                ],
-            ),
-            epoch(3, vec![segment(3, 5, 0.0, 1.0)]),
+            change(0, vec![], vec![whole]),
+            change(1, vec![whole], vec![lower, upper]),
+            change(2, vec![lower], vec![first, second]),
+            change(3, vec![first, second, upper], vec![merged]),
         ])
         .unwrap()
     }
 
     fn heirs(history: &Epochs, of: SegmentId) -> Vec<(SegmentId, Vec<SegmentId>)> {
-        let successors = history.successors(of).into_iter();
+        let changes = history.transitions().iter();
+        let successors = changes.flat_map(|change| change.successors(of));
         successors.map(|s| (s.segment.id, s.predecessors)).collect()
     }
 
@@ -207,13 +328,37 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn any_epoch_can_be_put_together_again() {
+        let history = history();
+        let ids = |number| {
+            let epoch = history.at(number).unwrap();
+            epoch.segments.iter().map(|s| s.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(0), [id(0, 0)]);
+        assert_eq!(ids(2), [id(2, 3), id(2, 4), id(1, 2)]);
+        assert_eq!(ids(3), [id(3, 5)]);
+        assert_eq!(history.at(4), None);
+        assert_eq!(history.at(-1), None);
+        for number in 1..4 {
+            let change = &history.transitions()[usize::try_from(number).unwrap()];
+            let before = history.at(number - 1).unwrap();
+            assert_eq!(change.apply(&before).ok(), history.at(number));
+        }
+    }
+
+    #[test]
     fn a_history_with_a_gap_is_refused() {
-        let first = Epoch::first(2, 0, 0).unwrap();
+        let first = Epoch::first(2, 0, 0).unwrap().as_first();
         let mut gap = first.clone();
-        gap.segments.pop();
+        gap.added.pop();
         assert!(Epochs::new(vec![gap]).is_err());
         assert!(Epochs::new(vec![]).is_err());
-        assert!(Epochs::new(vec![first.clone(), first]).is_err());
+        assert!(Epochs::new(vec![first.clone(), first.clone()]).is_err());
+        let stranger = segment(0, 7, 0.0, 0.5);
+        let ends = change(1, vec![stranger], vec![segment(1, 8, 0.0, 0.5)]);
+        assert!(Epochs::new(vec![first.clone(), ends]).is_err());
+        let narrow = change(1, first.added.clone(), vec![segment(1, 8, 0.0, 0.5)]);
+        assert!(Epochs::new(vec![first, narrow]).is_err());
     }
 
     proptest! {
@@ -223,7 +368,7 @@ pub(crate) mod tests {
             prop_assert_eq!(epoch.segments.len(), count);
             let last = epoch.segments.last().unwrap().range.end().to_f64();
             prop_assert_eq!(last, 1.0);
-            prop_assert!(Epochs::new(vec![epoch]).is_ok());
+            prop_assert!(Epochs::new(vec![epoch.as_first()]).is_ok());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The rules of streams, as pure functions on values: no I/O, no clock, no runtime.
 //!
 //! - [`epoch`]: which segments were active when, and who succeeds whom;
+//! - [`scale`]: which segments may be replaced by which;
 //! - [`stream_cuts`]: positions across a stream, their order, what lies between two of them;
 //! - [`lifecycle`]: which change is allowed in which state;
 //! - [`config`]: what a configuration may ask for.
@@ -8,4 +9,5 @@
 pub(crate) mod config;
 pub(crate) mod epoch;
 pub(crate) mod lifecycle;
+pub(crate) mod scale;
 pub(crate) mod stream_cuts;

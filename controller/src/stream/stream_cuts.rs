@@ -69,7 +69,7 @@ impl StreamCut {
 
     /// Returns where an untruncated stream begins.
     pub(crate) fn head(epochs: &Epochs) -> Self {
-        let segments = epochs.first().segments.iter();
+        let segments = epochs.first().iter();
         Self(segments.map(|segment| (*segment, 0)).collect())
     }
 

@@ -76,6 +76,7 @@ pub(super) async fn add_records(
         active_epoch: 0,
         reference_epoch: 0,
         created_ms: now,
+        next_number: 0,
         revision: Revision::default(),
     };
     let config = records::Config {
@@ -91,7 +92,7 @@ pub(super) async fn add_records(
             keys::state(id),
             encode(&state_record(&status, State::Creating)),
         )
-        .put(keys::epoch(id, 0), encode(&epoch_record(&epoch))))
+        .put(keys::epoch(id, 0), encode(&epoch_record(&epoch.as_first()))))
 }
 
 /// The configuration of an internal stream.
@@ -127,7 +128,7 @@ pub(super) async fn work(
     let mut hints = Vec::new();
     for (stream, id) in &streams {
         let config = context.catalog.config(*id).await?.value;
-        let epoch = context.catalog.known_epoch(*id, 0).await?;
+        let epoch = context.catalog.active(*id).await?;
         let policy = segments::policy(&config);
         let segments = epoch.segments.iter();
         calls.extend(segments.map(|segment| (stream.segment(segment.id), Call::Create(policy))));

@@ -95,6 +95,7 @@ pub(super) async fn work(
             .delete(keys::config(*id))
             .delete(keys::state(*id))
             .delete(keys::truncation(*id))
+            .delete(keys::active(*id))
             .delete(keys::epoch(*id, 0));
         let config = context.catalog.config(*id).await?.value;
         hints.extend(tags(stream, Some(&config), None));

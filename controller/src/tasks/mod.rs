@@ -15,6 +15,7 @@ mod create_stream;
 mod delete_group;
 mod delete_stream;
 pub(crate) mod hints;
+pub(crate) mod scale_stream;
 mod seal_stream;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,8 @@ use crate::store::catalog::{self, Catalog, PAGE, Row};
 use crate::store::keys::{self, StreamId};
 use crate::store::records::{Damaged, Job, Work};
 use crate::store::{self, Expect, Outcome, Transaction};
+use crate::stream::epoch::Transition;
+use crate::stream::scale::{self, Scaling};
 
 /// How long a caller waits for a task before it is told to ask again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,6 +74,8 @@ pub(crate) enum Request {
     Seal,
     /// Drop what is before a cut; numbers as the client gave them.
     Truncate(BTreeMap<i64, i64>),
+    /// Replace segments by others.
+    Scale(Scaling),
     /// Remove it.
     Delete,
     /// Make a reader group and the stream of its state, which the task runs under.
@@ -98,6 +103,10 @@ pub(crate) enum Answer {
     Sealed,
     /// The stream must be sealed first.
     NotSealed,
+    /// The change that was made.
+    Scaled(Transition),
+    /// The segments cannot be replaced so. Nothing changed.
+    NotScaled(scale::Refusal),
     /// The group as it is stored.
     Group(ReaderGroupConfiguration),
     /// The group's new generation.
@@ -112,9 +121,6 @@ pub(crate) enum Error {
     /// The request can never succeed. Nothing changed.
     #[error("{0}")]
     Invalid(String),
-    /// This build cannot do it. Nothing changed.
-    #[error("{0} is not built yet")]
-    NotBuilt(&'static str),
     /// It may have begun; it goes on by itself. Ask again.
     #[error("{0}")]
     Unavailable(String),
@@ -330,6 +336,7 @@ impl Request {
             Self::Update(_) => "update stream",
             Self::Seal => "seal stream",
             Self::Truncate(_) => "truncate stream",
+            Self::Scale(_) => "scale stream",
             Self::Delete => "delete stream",
             Self::CreateGroup(_) => "create reader group",
             Self::UpdateGroup(_) => "update reader group",
@@ -354,6 +361,7 @@ impl Context {
                 Request::Update(config) => update_stream::begin(self, stream, config).await?,
                 Request::Seal => seal_stream::begin(self, stream).await?,
                 Request::Truncate(cut) => truncate_stream::begin(self, stream, cut).await?,
+                Request::Scale(wanted) => scale_stream::begin(self, stream, wanted).await?,
                 Request::Delete => delete_stream::begin(self, stream).await?,
                 Request::CreateGroup(config) => create_group::begin(self, stream, config).await?,
                 Request::UpdateGroup(config) => update_group::begin(self, stream, config).await?,
@@ -412,8 +420,9 @@ impl Context {
             Job::Create(job) => create_stream::work(self, stream, id, job, done).await,
             Job::Update(job) => update_stream::work(self, stream, id, job, done).await,
             Job::Seal(_) => seal_stream::work(self, stream, id, done).await,
-            Job::Truncate(_) => truncate_stream::work(self, stream, id, done).await,
+            Job::Truncate(job) => truncate_stream::work(self, stream, id, job, done).await,
             Job::Delete(job) => delete_stream::work(self, stream, id, job, done).await,
+            Job::Scale(job) => scale_stream::work(self, stream, id, job, done).await,
         }
     }
 
@@ -494,6 +503,7 @@ fn kind(work: &Work) -> &'static str {
         Some(Job::Seal(_)) => "seal stream",
         Some(Job::Truncate(_)) => "truncate stream",
         Some(Job::Delete(_)) => "delete stream",
+        Some(Job::Scale(_)) => "scale stream",
         None => "unknown",
     }
 }

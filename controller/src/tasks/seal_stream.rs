@@ -38,7 +38,7 @@ pub(super) async fn work(
     done: Transaction,
 ) -> Result<()> {
     let status = context.catalog.status(id).await?;
-    let epoch = context.catalog.known_epoch(id, status.active_epoch).await?;
+    let epoch = context.catalog.active(id).await?;
     let active = epoch.segments.iter();
     let seals = active.map(|segment| (stream.segment(segment.id), Call::Seal));
     context.call_all(seals.collect()).await?;

@@ -1,8 +1,11 @@
 use sarit_proto::controller::scaling_policy::ScalingPolicyType;
 use sarit_proto::controller::{ScalingPolicy, StreamCut, StreamInfo, Tags};
 
+use sarit_proto::key_range::KeyRange;
+
 use super::*;
 use crate::store::MemoryStore;
+use crate::stream::epoch::Segment;
 use crate::testing::{Fake, Fuse, Fused, MemorySegments};
 
 const ID: &str = "00000000-0000-0000-0000-000000000005";
@@ -115,6 +118,54 @@ fn group(name: &str, streams: &[&str]) -> ReaderGroupConfiguration {
     }
 }
 
+fn scaling(sealed: &[(i32, i32)], ranges: &[(f64, f64)]) -> Scaling {
+    let sealed = sealed.iter();
+    let ranges = ranges.iter();
+    Scaling {
+        sealed: sealed
+            .map(|(epoch, number)| SegmentId::new(*epoch, *number))
+            .collect(),
+        ranges: ranges
+            .map(|(start, end)| KeyRange::from_f64(*start, *end).unwrap())
+            .collect(),
+    }
+}
+
+const THIRD: f64 = 1.0 / 3.0;
+
+/// Puts the bound between the lower two of three segments elsewhere.
+fn reshape() -> Request {
+    let ranges = [(0.0, 0.5), (0.5, 2.0 * THIRD)];
+    Request::Scale(scaling(&[(0, 0), (0, 1)], &ranges))
+}
+
+fn segment(epoch: i32, number: i32, start: f64, end: f64) -> Segment {
+    Segment {
+        id: SegmentId::new(epoch, number),
+        range: KeyRange::from_f64(start, end).unwrap(),
+    }
+}
+
+fn reshaped() -> Transition {
+    Transition {
+        number: 1,
+        reference: 1,
+        created_ms: 7,
+        sealed: vec![segment(0, 0, 0.0, THIRD), segment(0, 1, THIRD, 2.0 * THIRD)],
+        added: vec![segment(1, 3, 0.0, 0.5), segment(1, 4, 0.5, 2.0 * THIRD)],
+    }
+}
+
+fn split() -> Transition {
+    Transition {
+        number: 2,
+        reference: 2,
+        created_ms: 7,
+        sealed: vec![segment(0, 2, 2.0 * THIRD, 1.0)],
+        added: vec![segment(2, 5, 2.0 * THIRD, 0.75), segment(2, 6, 0.75, 1.0)],
+    }
+}
+
 /// A change, what must be there before it, and the answers that a second asking may get.
 struct Scenario {
     name: &'static str,
@@ -127,6 +178,7 @@ struct Scenario {
 fn scenarios() -> Vec<Scenario> {
     let create = || ("st", Request::Create(config("st", 3, &["a", "b"])));
     let seal = || ("st", Request::Seal);
+    let scale = || ("st", reshape());
     let create_group = || Request::CreateGroup(group("g", &["st", "other"]));
     vec![
         Scenario {
@@ -156,6 +208,55 @@ fn scenarios() -> Vec<Scenario> {
             before: vec![create()],
             change: Request::Seal,
             again: vec![Answer::Done],
+        },
+        Scenario {
+            name: "scale",
+            stream: "st",
+            before: vec![create()],
+            change: scale().1,
+            again: vec![Answer::Scaled(reshaped())],
+        },
+        Scenario {
+            name: "scale again",
+            stream: "st",
+            before: vec![create(), scale()],
+            change: Request::Scale(scaling(&[(0, 2)], &[(2.0 * THIRD, 0.75), (0.75, 1.0)])),
+            again: vec![Answer::Scaled(split())],
+        },
+        Scenario {
+            name: "update to another number of segments",
+            stream: "st",
+            before: vec![create(), scale()],
+            change: Request::Update(config("st", 4, &["new"])),
+            again: vec![Answer::Done],
+        },
+        Scenario {
+            name: "truncate over epochs",
+            stream: "st",
+            before: vec![
+                create(),
+                (
+                    "st",
+                    Request::Truncate(BTreeMap::from([(0, 0), (1, 0), (2, 0)])),
+                ),
+                scale(),
+            ],
+            change: Request::Truncate(BTreeMap::from([(2, 4), (1 << 32 | 3, 5), (1 << 32 | 4, 0)])),
+            again: vec![Answer::Done],
+        },
+        Scenario {
+            name: "seal after scale",
+            stream: "st",
+            before: vec![create(), scale()],
+            change: Request::Seal,
+            again: vec![Answer::Done],
+        },
+        Scenario {
+            name: "delete after scale",
+            stream: "st",
+            before: vec![create(), scale(), seal()],
+            change: Request::Delete,
+            again: vec![Answer::Done, Answer::NotThere],
         },
         Scenario {
             name: "truncate",
@@ -244,6 +345,114 @@ async fn a_crash_between_any_two_effects_changes_nothing_about_the_end() {
             assert_eq!(world.state(), expected.state(), "{place}");
         }
     }
+}
+
+/// A reader goes on with a successor once its segment is at its end, and a writer writes to one once
+/// its own is sealed: so one is named as soon as the segment is sealed, never before, and exists.
+#[tokio::test(start_paused = true)]
+async fn successors_are_named_exactly_when_their_predecessor_is_sealed() {
+    let changes = [reshape(), Request::Update(config("st", 5, &[]))];
+    for (change, effects) in changes.iter().flat_map(|c| (0..24).map(move |n| (c, n))) {
+        let world = World::new().await;
+        world
+            .done("st", Request::Create(config("st", 3, &[])))
+            .await;
+        let fuse = Fuse::after(effects);
+        let dying = engine(
+            Arc::new(Fused(world.store.clone(), fuse.clone())),
+            Arc::new(Fused(world.segments.clone(), fuse.clone())),
+            2,
+        );
+        let _late_or_done = dying.run(&named("st"), change.clone()).await;
+        let tasks = world.tasks(3);
+        let context = tasks.context();
+        let id = context
+            .catalog
+            .visible(&named("st"))
+            .await
+            .unwrap()
+            .unwrap();
+        let segments = world.segments.all();
+        for number in 0..3 {
+            let old = named("st").segment(SegmentId::new(0, number));
+            let stream = named("st");
+            let heirs = scale_stream::successors(context, &stream, id, old.id);
+            let heirs = heirs.await.unwrap();
+            let sealed = segments[&old.to_string()].sealed;
+            assert_eq!(!heirs.is_empty(), sealed, "{old} after {effects} effects");
+            for heir in heirs {
+                let name = named("st").segment(heir.segment.id).to_string();
+                assert!(
+                    segments.contains_key(&name),
+                    "{name} after {effects} effects"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_scaled_is_refused_and_changes_nothing() {
+    let world = World::new().await;
+    let create = Request::Create(config("st", 3, &[]));
+    world.done("st", create).await;
+    let before = world.state();
+    let refused = [
+        scaling(&[(0, 7)], &[(0.0, 1.0)]),
+        scaling(&[(0, 0)], &[(0.0, 0.5)]),
+        scaling(&[], &[]),
+        scaling(&[(0, 0), (0, 1)], &[(0.0, 2.0 * THIRD)]),
+    ];
+    for wanted in refused {
+        let answer = world.done("st", Request::Scale(wanted)).await;
+        assert!(matches!(answer, Answer::NotScaled(_)), "{answer:?}");
+    }
+    let missing = Request::Scale(scaling(&[(0, 0)], &[(0.0, 1.0)]));
+    assert_eq!(world.done("none", missing).await, Answer::NotThere);
+    assert_eq!(world.state(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn truncating_deletes_what_lies_before_the_cut_once() {
+    let world = World::new().await;
+    world.done("st", Request::Create(by_rate("st", 1))).await;
+    for pair in 0..3 {
+        let (epoch, number) = (2 * pair, 3 * pair);
+        let split = scaling(&[(epoch, number)], &[(0.0, 0.5), (0.5, 1.0)]);
+        let halves = [(epoch + 1, number + 1), (epoch + 1, number + 2)];
+        for wanted in [split, scaling(&halves, &[(0.0, 1.0)])] {
+            let answer = world.done("st", Request::Scale(wanted)).await;
+            assert!(matches!(answer, Answer::Scaled(_)), "{answer:?}");
+        }
+    }
+    let cut = |epoch: i64, number: i64| BTreeMap::from([(epoch << 32 | number, 0)]);
+    let left = || {
+        let segments = world.segments.all().into_keys();
+        segments.filter(|name| name.starts_with("sc/st/")).count()
+    };
+    assert_eq!(left(), 10);
+    assert_eq!(
+        world.done("st", Request::Truncate(cut(2, 3))).await,
+        Answer::Done
+    );
+    assert_eq!(left(), 7);
+    assert_eq!(
+        world.done("st", Request::Truncate(cut(6, 9))).await,
+        Answer::Done
+    );
+    assert_eq!(left(), 1);
+    // Whoever comes late is still told how to go on.
+    let tasks = world.tasks(1);
+    let context = tasks.context();
+    let id = context
+        .catalog
+        .visible(&named("st"))
+        .await
+        .unwrap()
+        .unwrap();
+    let stream = named("st");
+    let first = scale_stream::successors(context, &stream, id, SegmentId::new(0, 0));
+    assert_eq!(first.await.unwrap().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,9 +1,9 @@
 //! Truncate a stream at a cut. The record comes first: from then on readers start at the new head, and
 //! the segments follow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sarit_proto::ids::Offset;
+use sarit_proto::ids::{Offset, SegmentId};
 use sarit_proto::names::ScopedStream;
 
 use super::update_stream::refused;
@@ -45,16 +45,18 @@ pub(super) async fn begin(
     if before.as_ref().is_some_and(|before| before.value == cut) {
         return Ok(Begun::Answered(Answer::Done));
     }
+    let job = TruncateJob {
+        before: before
+            .as_ref()
+            .map_or_else(BTreeMap::new, |before| truncation_record(&before.value).cut),
+    };
     let unchanged = before.map_or(Expect::Absent, |before| Expect::At(before.revision));
     let begin = Transaction::new()
         .expect(keys::work(id), Expect::Absent)
         .expect(keys::state(id), Expect::At(status.revision))
         .expect(keys::truncation(id), unchanged)
         .put(keys::truncation(id), encode(&truncation_record(&cut)))
-        .put(
-            keys::work(id),
-            work_row(stream, Job::Truncate(TruncateJob {})),
-        );
+        .put(keys::work(id), work_row(stream, Job::Truncate(job)));
     let outcome = context.catalog.store.commit(begin).await?;
     Ok(begun(outcome, Begun::Working(id, Answer::Done)))
 }
@@ -81,15 +83,23 @@ pub(super) async fn work(
     context: &Context,
     stream: &ScopedStream,
     id: StreamId,
+    job: &TruncateJob,
     done: Transaction,
 ) -> Result<()> {
     let epochs = context.catalog.epochs(id).await?;
     let Some(record) = context.catalog.truncation(id).await? else {
         return context.finish(done).await;
     };
-    let placed = StreamCut::new(&record.value, &epochs);
-    let placed = placed.map_err(|error| Error::Invalid(error.to_string()))?;
-    let before = placed.segments_before(&epochs).into_iter();
+    let invalid = |error: stream_cuts::CutError| Error::Invalid(error.to_string());
+    let placed = StreamCut::new(&record.value, &epochs).map_err(invalid)?;
+    let mut before = placed.segments_before(&epochs);
+    if !job.before.is_empty() {
+        let gone = stream_cuts::parse(&job.before).map_err(invalid)?;
+        let gone = StreamCut::new(&gone, &epochs).map_err(invalid)?;
+        let gone: BTreeSet<SegmentId> = gone.segments_before(&epochs).into_iter().collect();
+        before.retain(|id| !gone.contains(id));
+    }
+    let before = before.into_iter();
     let mut calls: Vec<_> = before
         .map(|id| (stream.segment(id), Call::Delete))
         .collect();

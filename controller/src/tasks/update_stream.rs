@@ -1,16 +1,21 @@
-//! Replace a stream's configuration: first the segments' policy if that changes, then the record.
+//! Replace a stream's configuration: first the segments' policy if that changes, or the segments
+//! themselves if another number is asked for; then the record.
 
 use sarit_proto::controller::StreamConfig;
 use sarit_proto::names::ScopedStream;
 
 use super::hints::{tags, with_hints};
+use super::scale_stream::{planned, published, replace};
 use super::{Answer, Begun, Context, Error, Result, begun, work_row};
 use crate::segments::{self, Call};
+use crate::store::catalog::{Status, next_record, parse_next};
 use crate::store::keys::{self, StreamId};
-use crate::store::records::{self, Job, encode};
+use crate::store::records::{self, Job, ScaleJob, UpdateJob, encode};
 use crate::store::{Expect, Transaction};
 use crate::stream::config::fits;
+use crate::stream::epoch::Epoch;
 use crate::stream::lifecycle::Refusal;
+use crate::stream::{self, scale};
 
 pub(super) async fn begin(
     context: &Context,
@@ -24,19 +29,20 @@ pub(super) async fn begin(
     if let Err(refusal) = status.state.may_change() {
         return Ok(Begun::Answered(refused(refusal)));
     }
-    let epoch = context.catalog.known_epoch(id, status.active_epoch).await?;
-    if !fits(config, epoch.segments.len()) {
-        return Err(Error::NotBuilt("changing a stream's number of segments"));
-    }
-    let before = context.catalog.config(id).await?;
-    let record = records::Config {
-        config: Some(config.clone()),
+    let active = context.catalog.active(id).await?;
+    let scale = match fits(config, active.segments.len()) {
+        true => None,
+        false => Some(rescaled(context, id, &status, &active, config).await?),
     };
+    let before = context.catalog.config(id).await?;
     let begin = Transaction::new()
         .expect(keys::work(id), Expect::Absent)
         .expect(keys::state(id), Expect::At(status.revision))
         .expect(keys::config(id), Expect::At(before.revision));
-    if segments::policy(config) == segments::policy(&before.value) {
+    if scale.is_none() && segments::policy(config) == segments::policy(&before.value) {
+        let record = records::Config {
+            config: Some(config.clone()),
+        };
         let hints = tags(stream, Some(&before.value), Some(config));
         let change = begin.put(keys::config(id), encode(&record));
         let change = with_hints(context, change, hints).await?;
@@ -44,9 +50,30 @@ pub(super) async fn begin(
         return Ok(begun(outcome, Begun::Answered(Answer::Done)));
     }
     context.check_store()?;
-    let begin = begin.put(keys::work(id), work_row(stream, Job::Update(record)));
+    let job = UpdateJob {
+        config: Some(config.clone()),
+        scale,
+    };
+    let begin = begin.put(keys::work(id), work_row(stream, Job::Update(job)));
     let outcome = context.catalog.store.commit(begin).await?;
     Ok(begun(outcome, Begun::Working(id, Answer::Done)))
+}
+
+/// Plans the equal ranges that a policy with another number of segments asks for.
+async fn rescaled(
+    context: &Context,
+    id: StreamId,
+    status: &Status,
+    active: &Epoch,
+    config: &StreamConfig,
+) -> Result<ScaleJob> {
+    let invalid = |refusal: scale::Refusal| Error::Invalid(refusal.to_string());
+    let count = stream::config::segments(config);
+    let wanted = scale::evenly(active, count);
+    let wanted = wanted.ok_or_else(|| invalid(scale::Refusal::TooMany(count)))?;
+    let made = planned(context, id, status, active, &wanted, count).await?;
+    let next = Some(next_record(&made.map_err(invalid)?));
+    Ok(ScaleJob { next })
 }
 
 /// Turns a refusal by the stream's state into the answer for it.
@@ -62,19 +89,28 @@ pub(super) async fn work(
     context: &Context,
     stream: &ScopedStream,
     id: StreamId,
-    job: &records::Config,
+    job: &UpdateJob,
     done: Transaction,
 ) -> Result<()> {
     let config = job.config.clone().unwrap_or_default();
-    let status = context.catalog.status(id).await?;
-    let epoch = context.catalog.known_epoch(id, status.active_epoch).await?;
     let policy = segments::policy(&config);
-    let active = epoch.segments.iter();
-    let told = active.map(|segment| (stream.segment(segment.id), Call::SetPolicy(policy)));
-    context.call_all(told.collect()).await?;
+    let mut finish = done;
+    if let Some(scale) = &job.scale {
+        let next = parse_next(&keys::work(id), scale.next.as_ref())?;
+        replace(context, stream, &next, policy).await?;
+        finish = published(context, id, finish, &[next]).await?;
+    } else {
+        let active = context.catalog.active(id).await?;
+        let active = active.segments.iter();
+        let told = active.map(|segment| (stream.segment(segment.id), Call::SetPolicy(policy)));
+        context.call_all(told.collect()).await?;
+    }
     let before = context.catalog.config(id).await?.value;
     let hints = tags(stream, Some(&before), Some(&config));
-    let finish = done.put(keys::config(id), encode(job));
+    let record = records::Config {
+        config: Some(config),
+    };
+    let finish = finish.put(keys::config(id), encode(&record));
     let finish = with_hints(context, finish, hints).await?;
     context.finish(finish).await
 }

@@ -19,7 +19,6 @@ impl From<tasks::Error> for Status {
     fn from(error: tasks::Error) -> Self {
         match error {
             tasks::Error::Invalid(reason) => Self::invalid_argument(reason),
-            tasks::Error::NotBuilt(what) => Self::unimplemented(not_built(what)),
             tasks::Error::Unavailable(reason) => Self::unavailable(reason),
             tasks::Error::Overloaded => Self::resource_exhausted(error.to_string()),
             tasks::Error::Metadata(error) => error.into(),

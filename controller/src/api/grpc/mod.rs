@@ -106,6 +106,7 @@ service! {
         is_segment_valid(SegmentId) -> SegmentValidityResponse = segments::is_valid;
         is_stream_cut_valid(StreamCut) -> StreamCutValidityResponse = segments::is_cut_valid;
         get_delegation_token(StreamInfo) -> DelegationToken = segments::delegation_token;
+        scale(ScaleRequest) -> ScaleResponse = segments::scale;
         check_scale(ScaleStatusRequest) -> ScaleStatusResponse = segments::check_scale;
         list_subscribers(StreamInfo) -> SubscribersResponse = reader_groups::subscribers;
         update_subscriber_stream_cut(SubscriberStreamCut) -> UpdateSubscriberStatus
@@ -121,7 +122,6 @@ service! {
     unbuilt {
         get_controller_to_bucket_mapping(ControllerToBucketMappingRequest)
             -> ControllerToBucketMappingResponse = "the mapping of controllers to buckets";
-        scale(ScaleRequest) -> ScaleResponse = "scaling a stream";
         create_transaction(CreateTxnRequest) -> CreateTxnResponse = "beginning a transaction";
         commit_transaction(TxnRequest) -> TxnStatus = "committing a transaction";
         abort_transaction(TxnRequest) -> TxnStatus = "aborting a transaction";

@@ -190,7 +190,7 @@ async fn publish(
     if group.generation != request.generation {
         return Ok(Some(Published::GenerationMismatch));
     }
-    let epochs = service.catalog.epochs(id).await?;
+    let epochs = service.catalog.epochs_begun(id).await?;
     let placed = |cut: &BTreeMap<i64, i64>| {
         let cut = stream_cuts::parse(cut)?;
         StreamCut::new(&cut, &epochs)

@@ -1,23 +1,30 @@
 //! Calls about the segments of streams: which there are, where they live, how they follow each other.
 
+use std::cmp::Ordering;
+
+use sarit_proto::controller::scale_response::ScaleStreamStatus as Scale;
 use sarit_proto::controller::scale_status_response::ScaleStatus;
 use sarit_proto::controller::segments_at_time::SegmentLocation;
 use sarit_proto::controller::successor_response::SegmentEntry;
 use sarit_proto::controller::{
-    DelegationToken, GetEpochSegmentsRequest, GetSegmentsRequest, NodeUri, ScaleStatusRequest,
-    ScaleStatusResponse, SegmentId, SegmentRanges, SegmentValidityResponse, SegmentsAtTime,
-    StreamCut as StreamCutMessage, StreamCutRange, StreamCutRangeResponse,
-    StreamCutValidityResponse, StreamInfo, SuccessorResponse,
+    DelegationToken, GetEpochSegmentsRequest, GetSegmentsRequest, NodeUri, ScaleRequest,
+    ScaleResponse, ScaleStatusRequest, ScaleStatusResponse, SegmentId, SegmentRanges,
+    SegmentValidityResponse, SegmentsAtTime, StreamCut as StreamCutMessage, StreamCutRange,
+    StreamCutRangeResponse, StreamCutValidityResponse, StreamInfo, SuccessorResponse,
 };
 use sarit_proto::ids;
+use sarit_proto::key_range::KeyRange;
 use sarit_proto::names::ScopedStream;
 use tonic::Status;
 
 use super::Service;
 use super::convert::{no_stream, segment_id, segment_range, stream_of};
+use super::streams::unexpected;
 use crate::store::keys::StreamId;
 use crate::stream::epoch::{Epoch, Epochs};
+use crate::stream::scale::{Refusal, Scaling};
 use crate::stream::stream_cuts::{self, CutError, StreamCut};
+use crate::tasks::{Answer, Request, scale_stream};
 
 pub(super) async fn current(
     service: &Service,
@@ -28,7 +35,7 @@ pub(super) async fn current(
     if !status.state.is_open() {
         return Ok(SegmentRanges::default());
     }
-    let epoch = service.catalog.known_epoch(id, status.active_epoch).await?;
+    let epoch = service.catalog.active(id).await?;
     Ok(ranges(&stream, &epoch))
 }
 
@@ -38,11 +45,11 @@ pub(super) async fn of_epoch(
 ) -> Result<SegmentRanges, Status> {
     let (stream, id) = found(service, request.stream_info.as_ref()).await?;
     let missing = || Status::not_found(format!("stream {stream} has no epoch {}", request.epoch));
-    let number = Some(request.epoch).filter(|number| *number >= 0);
-    let epoch = match number {
-        Some(number) => service.catalog.epoch(id, number).await?,
-        None => None,
-    };
+    let active = service.catalog.active(id).await?;
+    if active.number == request.epoch {
+        return Ok(ranges(&stream, &active));
+    }
+    let epoch = service.catalog.epochs(id).await?.at(request.epoch);
     Ok(ranges(&stream, &epoch.ok_or_else(missing)?))
 }
 
@@ -62,9 +69,9 @@ pub(super) async fn head(
             .map(|(id, offset)| location(id, offset))
             .collect(),
         None => {
-            let epoch = service.catalog.known_epoch(id, 0).await?;
-            epoch
-                .segments
+            let first = service.catalog.transition(id, 0).await?;
+            let first = first.ok_or_else(|| no_stream(&stream))?.added;
+            first
                 .iter()
                 .map(|segment| location(segment.id, 0))
                 .collect()
@@ -81,8 +88,13 @@ pub(super) async fn successors(
     request: SegmentId,
 ) -> Result<SuccessorResponse, Status> {
     let (stream, id) = found(service, request.stream_info.as_ref()).await?;
-    let epochs = service.catalog.epochs(id).await?;
-    let successors = epochs.successors(ids::SegmentId(request.segment_id));
+    let successors = match ids::SegmentId::parse(request.segment_id) {
+        Some(segment) => {
+            let context = service.tasks.context();
+            scale_stream::successors(context, &stream, id, segment).await?
+        }
+        None => Vec::new(),
+    };
     let entries = successors.into_iter().map(|successor| SegmentEntry {
         segment: Some(segment_range(&stream, &successor.segment)),
         value: successor.predecessors.iter().map(|id| id.0).collect(),
@@ -99,7 +111,7 @@ pub(super) async fn between(
     request: StreamCutRange,
 ) -> Result<StreamCutRangeResponse, Status> {
     let (stream, id) = found(service, request.stream_info.as_ref()).await?;
-    let epochs = service.catalog.epochs(id).await?;
+    let epochs = service.catalog.epochs_begun(id).await?;
     let from = match request.from.is_empty() {
         true => head_cut(service, id, &epochs).await?,
         false => placed(&request.from, &epochs)?,
@@ -140,9 +152,8 @@ pub(super) async fn is_valid(
 ) -> Result<SegmentValidityResponse, Status> {
     let (_, id) = found(service, request.stream_info.as_ref()).await?;
     let status = service.catalog.status(id).await?;
-    let epoch = service.catalog.known_epoch(id, status.active_epoch).await?;
-    let asked = ids::SegmentId(request.segment_id);
-    let active = epoch.segments.iter().any(|segment| segment.id == asked);
+    let epoch = service.catalog.active(id).await?;
+    let active = epoch.has(ids::SegmentId(request.segment_id));
     let response = active && status.state.is_open();
     Ok(SegmentValidityResponse { response })
 }
@@ -152,7 +163,7 @@ pub(super) async fn is_cut_valid(
     request: StreamCutMessage,
 ) -> Result<StreamCutValidityResponse, Status> {
     let (_, id) = found(service, request.stream_info.as_ref()).await?;
-    let epochs = service.catalog.epochs(id).await?;
+    let epochs = service.catalog.epochs_begun(id).await?;
     let response = placed(&request.cut, &epochs).is_ok();
     Ok(StreamCutValidityResponse { response })
 }
@@ -163,6 +174,53 @@ pub(super) async fn delegation_token(
     _request: StreamInfo,
 ) -> Result<DelegationToken, Status> {
     Ok(DelegationToken::default())
+}
+
+/// Answers when the new epoch has begun. The same request again gets the same answer.
+pub(super) async fn scale(
+    service: &Service,
+    request: ScaleRequest,
+) -> Result<ScaleResponse, Status> {
+    let stream = stream_of(request.stream_info.as_ref())?;
+    let wanted = scaling(&request)?;
+    let refused = |status: Scale| ScaleResponse {
+        status: status as i32,
+        ..ScaleResponse::default()
+    };
+    match service.tasks.run(&stream, Request::Scale(wanted)).await? {
+        Answer::Scaled(made) => Ok(ScaleResponse {
+            status: Scale::Started as i32,
+            segments: made
+                .added
+                .iter()
+                .map(|segment| segment_range(&stream, segment))
+                .collect(),
+            epoch: made.number - 1,
+        }),
+        Answer::NotThere | Answer::Sealed => Ok(refused(Scale::Failure)),
+        Answer::NotScaled(Refusal::NotActive(_) | Refusal::TooFew { .. }) => {
+            Ok(refused(Scale::PreconditionFailed))
+        }
+        Answer::NotScaled(Refusal::NotTiling | Refusal::TooMany(_) | Refusal::UsedUp) => {
+            Ok(refused(Scale::Failure))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn scaling(request: &ScaleRequest) -> Result<Scaling, Status> {
+    let sealed = request.sealed_segments.iter().map(|raw| {
+        let malformed = || Status::invalid_argument(format!("{raw} is no segment id"));
+        ids::SegmentId::parse(*raw).ok_or_else(malformed)
+    });
+    let ranges = request.new_key_ranges.iter().map(|range| {
+        let range = KeyRange::from_f64(range.start, range.end);
+        range.map_err(|error| Status::invalid_argument(error.to_string()))
+    });
+    Ok(Scaling {
+        sealed: sealed.collect::<Result<_, _>>()?,
+        ranges: ranges.collect::<Result<_, _>>()?,
+    })
 }
 
 pub(super) async fn check_scale(
@@ -179,9 +237,13 @@ pub(super) async fn check_scale(
         Some(id) => {
             let status = service.catalog.status(id).await?;
             match request.epoch.cmp(&status.active_epoch) {
-                std::cmp::Ordering::Greater => ScaleStatus::InvalidInput,
-                std::cmp::Ordering::Equal => ScaleStatus::InProgress,
-                std::cmp::Ordering::Less => ScaleStatus::Success,
+                Ordering::Greater => ScaleStatus::InvalidInput,
+                Ordering::Equal => ScaleStatus::InProgress,
+                // A rolled epoch repeats the one that was to be replaced.
+                Ordering::Less if request.epoch == status.reference_epoch => {
+                    ScaleStatus::InProgress
+                }
+                Ordering::Less => ScaleStatus::Success,
             }
         }
     };
