@@ -10,6 +10,7 @@
 
 use bytes::{BufMut, BytesMut};
 use sarit_proto::ids::AttributeId;
+use sarit_storage::PackId;
 
 use crate::Kind;
 use crate::state::Sid;
@@ -59,6 +60,10 @@ pub(crate) enum Operation<'a> {
         base: u64,
         changes: Changes<'a>,
     },
+    /// Bytes that lay in the log lie in a pack from now on.
+    FlushCommit(Placed<'a>),
+    /// Bytes that lay in packs lie in another one from now on.
+    Compact(Placed<'a>),
 }
 
 /// Appends of one segment, joined.
@@ -73,6 +78,77 @@ pub(crate) struct Run<'a> {
     /// Where the payload lies in the frame's body.
     pub(crate) position: u32,
     pub(crate) length: u32,
+}
+
+/// Where bytes of segments lie in a pack; runs of segments that are gone by then mean nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placed<'a> {
+    pub(crate) pack: PackId,
+    /// Length of the object in bytes.
+    pub(crate) size: u64,
+    /// The runs, as stored.
+    raw: &'a [u8],
+}
+
+/// One run in a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlacedRun {
+    pub(crate) sid: Sid,
+    /// Where it lies in the segment.
+    pub(crate) offset: u64,
+    /// Where it lies in the pack.
+    pub(crate) position: u32,
+    pub(crate) length: u32,
+}
+
+/// Bytes of one run in a record.
+const PLACED_RUN: usize = 24;
+/// Bytes of a record of runs in a pack, beside the runs.
+const PLACED: usize = 24;
+
+impl<'a> Placed<'a> {
+    /// Wraps what [`PlacedRun::encode`] wrote.
+    #[allow(dead_code)] // The flusher is on its way.
+    pub(crate) fn new(pack: PackId, size: u64, raw: &'a [u8]) -> Self {
+        debug_assert!(raw.len().is_multiple_of(PLACED_RUN));
+        Self { pack, size, raw }
+    }
+
+    pub(crate) fn runs(self) -> impl Iterator<Item = PlacedRun> + 'a {
+        self.raw.chunks_exact(PLACED_RUN).map(|raw| {
+            let (sid, raw) = raw.split_at(8);
+            let (offset, raw) = raw.split_at(8);
+            let (position, length) = raw.split_at(4);
+            let long = |raw: &[u8]| u64::from_le_bytes(raw.try_into().expect("8 bytes"));
+            let short = |raw: &[u8]| u32::from_le_bytes(raw.try_into().expect("4 bytes"));
+            PlacedRun {
+                sid: Sid(long(sid)),
+                offset: long(offset),
+                position: short(position),
+                length: short(length),
+            }
+        })
+    }
+
+    fn encode(self, code: u8, out: &mut BytesMut) {
+        header(out, code, 0, PLACED + self.raw.len());
+        out.put_u64_le(self.pack.get());
+        out.put_u64_le(self.size);
+        out.put_u32_le(u32::try_from(self.raw.len() / PLACED_RUN).expect("a frame is smaller"));
+        out.put_u32_le(0);
+        out.put_slice(self.raw);
+    }
+}
+
+impl PlacedRun {
+    /// Writes it the way [`Placed`] reads it.
+    #[allow(dead_code)] // The flusher is on its way.
+    pub(crate) fn encode(&self, out: &mut impl BufMut) {
+        out.put_u64_le(self.sid.0);
+        out.put_u64_le(self.offset);
+        out.put_u32_le(self.position);
+        out.put_u32_le(self.length);
+    }
 }
 
 /// Attributes and their values, as stored.
@@ -205,6 +281,8 @@ const TRUNCATE: u8 = 4;
 const DELETE: u8 = 5;
 const SET_ATTRIBUTES: u8 = 6;
 const TABLE_UPDATE_TYPE: u8 = 7;
+const FLUSH_COMMIT: u8 = 8;
+const COMPACT: u8 = 9;
 
 impl<'a> Operation<'a> {
     /// Writes the record, for all but appends, whose payload is gathered: see [`encode_run`].
@@ -262,6 +340,8 @@ impl<'a> Operation<'a> {
                 out.put_u32_le(0);
                 out.put_slice(changes.raw);
             }
+            Self::FlushCommit(placed) => placed.encode(FLUSH_COMMIT, out),
+            Self::Compact(placed) => placed.encode(COMPACT, out),
         }
     }
 }
@@ -360,6 +440,8 @@ impl<'a> Records<'a> {
                     changes: Changes { raw, count },
                 }
             }
+            FLUSH_COMMIT => Operation::FlushCommit(cursor.placed(sid.0)?),
+            COMPACT => Operation::Compact(cursor.placed(sid.0)?),
             _ => return Err("a record of an unknown type"),
         };
         if cursor.rest.is_empty() {
@@ -412,6 +494,21 @@ impl<'a> Cursor<'a> {
 
     fn attributes(&mut self, count: usize) -> Result<Attributes<'a>, Malformed> {
         self.take(count * ATTRIBUTE).map(Attributes)
+    }
+
+    fn placed(&mut self, pack: u64) -> Result<Placed<'a>, Malformed> {
+        let pack = PackId::from_number(pack).ok_or("a pack of an impossible number")?;
+        let (size, count, _) = (self.u64()?, self.u32()? as usize, self.u32()?);
+        let raw = self.take(count.checked_mul(PLACED_RUN).ok_or("a record cut short")?)?;
+        let placed = Placed { pack, size, raw };
+        for run in placed.runs() {
+            if run.position.checked_add(run.length).is_none()
+                || run.offset.checked_add(run.length.into()).is_none()
+            {
+                return Err("a run in a pack that ends beyond all bounds");
+            }
+        }
+        Ok(placed)
     }
 
     fn change(&mut self) -> Result<Change<'a>, Malformed> {

@@ -15,6 +15,6 @@ mod names;
 mod pack;
 
 pub use error::{Damage, Error, Part};
-pub use names::{PackName, PackNumber};
+pub use names::{PackId, PackName, PackNumber};
 pub use pack::{FOOTER_BYTES, Footer, Index, Kind, OBJECT_BYTES_MAX, RUNS_MAX, Run};
 pub use pack::{PackWriter, WrittenPack};

@@ -28,6 +28,73 @@ pub struct PackNumber {
     pub n: u64,
 }
 
+/// A pack's number in its container, in 63 bits: 31 for the epoch, 32 for the count.
+///
+/// What a container keeps with every extent. Ordered as the packs are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackId(u64);
+
+impl PackId {
+    /// Highest epoch that has room.
+    const EPOCH_MAX: u64 = (1 << 31) - 1;
+
+    /// Names the pack `n` of `epoch`.
+    ///
+    /// # Errors
+    /// [`Error::NoRoomInName`] if the epoch does not fit into 31 bits, or `n` into 32.
+    pub fn new(epoch: u64, n: u64) -> Result<Self, Error> {
+        let fits = |what, given, max| {
+            if given <= max {
+                Ok(given)
+            } else {
+                Err(Error::NoRoomInName { what, given, max })
+            }
+        };
+        let epoch = fits("epoch", epoch, Self::EPOCH_MAX)?;
+        let n = fits("number", n, u32::MAX.into())?;
+        Ok(Self(epoch << 32 | n))
+    }
+
+    /// Takes what [`Self::get`] returned; `None` if that cannot have been it.
+    pub fn from_number(number: u64) -> Option<Self> {
+        (number >> 63 == 0).then_some(Self(number))
+    }
+
+    /// Returns it as a number below 2⁶³.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the epoch under which the pack was written, and its count.
+    pub fn number(self) -> PackNumber {
+        PackNumber {
+            epoch: self.0 >> 32,
+            n: self.0 & u64::from(u32::MAX),
+        }
+    }
+
+    /// Returns the name of the object that holds this pack of `container`.
+    ///
+    /// # Errors
+    /// [`Error::NoRoomInName`] if the container's number is too high.
+    pub fn name(self, container: u32) -> Result<PackName, Error> {
+        PackName::new(container, self.number())
+    }
+}
+
+impl fmt::Debug for PackId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for PackId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PackNumber { epoch, n } = self.number();
+        write!(f, "{epoch}-{n}")
+    }
+}
+
 /// The name of one pack; ordered by container, epoch, number.
 ///
 /// Its text form, by `Display` and `FromStr`, is the name of the object: 40 ASCII characters.
@@ -54,6 +121,11 @@ impl PackName {
         fits("epoch", number.epoch, NUMBER_MAX)?;
         fits("number", number.n, NUMBER_MAX)?;
         Ok(Self { container, number })
+    }
+
+    /// Returns the pack's number in its container, `None` if it is higher than this release writes.
+    pub fn id(self) -> Option<PackId> {
+        PackId::new(self.number.epoch, self.number.n).ok()
     }
 
     /// Returns the container that the pack belongs to.
@@ -163,6 +235,25 @@ mod tests {
                 "{refused:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_id_has_63_bits_and_sorts_as_packs_do() {
+        let ids = [
+            (0, 0),
+            (0, u32::MAX.into()),
+            (1, 0),
+            ((1 << 31) - 1, u32::MAX.into()),
+        ];
+        let ids = ids.map(|(epoch, n)| PackId::new(epoch, n).unwrap());
+        assert!(ids.is_sorted());
+        for id in ids {
+            assert_eq!(PackId::from_number(id.get()), Some(id));
+            assert_eq!(id.name(3).unwrap().id(), Some(id));
+        }
+        assert_eq!(PackId::from_number(1 << 63), None);
+        assert!(PackId::new(1 << 31, 0).is_err());
+        assert!(PackId::new(0, 1 << 32).is_err());
     }
 
     #[test]

@@ -5,13 +5,15 @@
 //! 00                       → next seq u64 | next sid u64
 //! 01 | name                → sid u64
 //! 02 | sid                 → start | length | modified_ms | events: 8 bytes each | kind u8 | sealed u8 | key length u16
-//! 03 | sid | offset        → frame u64 | position u32 | length u32
+//! 03 | sid | offset        → frame u64, or 2⁶³ + pack u64 | position u32 | length u32
 //! 04 | sid | attribute id  → i64
 //! 05 | sid | key           → version u64 | value
+//! 08 | pack                → bytes in use u64 | length of the object u64
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sarit_proto::ids::AttributeId;
+use sarit_storage::PackId;
 
 use crate::state::Sid;
 
@@ -25,6 +27,7 @@ pub(crate) enum Space {
     Extent = 3,
     Attribute = 4,
     TableEntry = 5,
+    Pack = 8,
 }
 
 /// The one key of the container itself.
@@ -59,6 +62,10 @@ pub(crate) fn table_entry(sid: Sid, key_bytes: &[u8]) -> Bytes {
         out.put_u64(sid.0);
         out.put_slice(key_bytes);
     })
+}
+
+pub(crate) fn pack(id: PackId) -> Bytes {
+    key(Space::Pack, |out| out.put_u64(id.get()))
 }
 
 fn key(space: Space, rest: impl FnOnce(&mut BytesMut)) -> Bytes {

@@ -39,9 +39,9 @@ impl Snapshot {
                 out.put_u8(u8::from(segment.sealed));
                 out.put_u16_le(key_length);
             });
-            for extent in &segment.tail {
+            for extent in &segment.extents {
                 snapshot.put(keys::extent(sid, extent.offset), |out| {
-                    out.put_u64_le(extent.frame);
+                    out.put_u64_le(extent.place.to_bits());
                     out.put_u32_le(extent.position);
                     out.put_u32_le(extent.length);
                 });
@@ -56,6 +56,12 @@ impl Snapshot {
                     out.put_slice(value);
                 });
             }
+        }
+        for (id, used) in state.usage.packs() {
+            snapshot.put(keys::pack(*id), |out| {
+                out.put_u64_le(used.live);
+                out.put_u64_le(used.size);
+            });
         }
         snapshot
     }

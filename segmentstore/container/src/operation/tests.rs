@@ -40,6 +40,18 @@ fn body() -> Vec<u8> {
     let kind = Kind::Table { key_length: 5 };
     let (sid, name, start) = (Sid(9), "näme", 4);
     let changes = Changes::new(&changes, 2);
+    let mut runs = BytesMut::new();
+    for (offset, position) in [(6, 0), (70, 64)] {
+        let length = 5;
+        let run = PlacedRun {
+            sid,
+            offset,
+            position,
+            length,
+        };
+        run.encode(&mut runs);
+    }
+    let placed = Placed::new(PackId::new(2, 3).expect("small"), 201, &runs);
     let mut filling = Filling::default();
     let mut record = |operation: Operation<'_>| filling.record(false, |out| operation.encode(out));
     record(Operation::Create {
@@ -62,11 +74,13 @@ fn body() -> Vec<u8> {
         Operation::Seal { sid },
         Operation::Truncate { sid, start },
         Operation::Delete { sid },
+        Operation::FlushCommit(placed),
+        Operation::Compact(placed),
     ] {
         filling.record(false, |out| operation.encode(out));
     }
     let (mut builder, operations) = filling.build(0x0102, sarit_wal::FrameBuilder::with_capacity);
-    assert_eq!(operations, 10);
+    assert_eq!(operations, 12);
     builder.body().to_vec()
 }
 
@@ -75,6 +89,12 @@ fn the_bytes_are_those_described() {
     let id = |id: &str| format!("{id}{}", "0".repeat(30));
     let sid = "0900000000000000";
     let minus_one = "ffffffffffffffff";
+    let placed = |code: &str| {
+        let head = format!("{code}000000480000000300000002000000c900000000000000");
+        let first = format!("{sid}06000000000000000000000005000000");
+        let second = format!("{sid}46000000000000004000000005000000");
+        format!("{head}0200000000000000{first}{second}")
+    };
     let golden = [
         // Version and time.
         "01000000000000000201000000000000".to_owned(),
@@ -97,6 +117,9 @@ fn the_bytes_are_those_described() {
         format!("0300000008000000{sid}"),
         format!("0400000010000000{sid}0400000000000000"),
         format!("0500000008000000{sid}"),
+        // Flush commit, then compact: pack, length of the object, two runs.
+        placed("08"),
+        placed("09"),
     ];
     assert_eq!(hex(&body()), golden.concat());
 }
@@ -107,7 +130,7 @@ fn what_was_written_is_read() {
     let records = Records::new(&body).unwrap();
     assert_eq!(records.time_ms, 0x0102);
     let records: Vec<_> = records.map(Result::unwrap).collect();
-    assert_eq!(records.len(), 8);
+    assert_eq!(records.len(), 10);
     let sid = Sid(9);
     assert!(matches!(
         records[0],
@@ -130,6 +153,19 @@ fn what_was_written_is_read() {
     assert_eq!((run.sid, run.offset, run.events), (Sid(8), 5, 6));
     assert_eq!(body[from..to], b"helloyou"[..]);
     assert_eq!(records[7], Operation::Delete { sid });
+    let Operation::FlushCommit(placed) = records[8] else {
+        panic!("{:?}", records[8]);
+    };
+    assert_eq!(
+        (placed.pack, placed.size),
+        (PackId::new(2, 3).unwrap(), 201)
+    );
+    let runs: Vec<_> = placed
+        .runs()
+        .map(|run| (run.offset, run.position))
+        .collect();
+    assert_eq!(runs, [(6, 0), (70, 64)]);
+    assert_eq!(records[9], Operation::Compact(placed));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::waiters::Waiter;
 use crate::shared::Shared;
-use crate::state::{Extent, Segment, Sid};
+use crate::state::{Extent, Medium, Segment, Sid};
 use crate::{Error, Kind, Read};
 
 /// A piece of at least this many bytes makes a reply of its own, without a copy.
@@ -153,17 +153,7 @@ fn plan(segment: &Segment, offset: u64, max: usize) -> Plan {
     let extents = segment.extents_from(offset).iter().take(EXTENTS_MAX);
     let pieces = extents
         .take_while(|extent| extent.offset < end)
-        .map(|extent| {
-            let from = extent.offset.max(offset);
-            let to = extent.end().min(end);
-            let skipped = u32::try_from(from - extent.offset).expect("inside the extent");
-            Extent {
-                offset: from,
-                frame: extent.frame,
-                position: extent.position + skipped,
-                length: u32::try_from(to - from).expect("inside the extent"),
-            }
-        })
+        .map(|extent| extent.part(extent.offset.max(offset)..extent.end().min(end)))
         .collect();
     Plan {
         pieces,
@@ -179,14 +169,17 @@ async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
     let mut from_log = None;
     let mut loaded = Vec::new();
     for (at, piece) in plan.pieces.iter().enumerate() {
-        let cached = cached(shared, piece);
+        let Medium::Frame(frame) = piece.place.medium() else {
+            break;
+        };
+        let cached = cached(shared, frame, piece);
         let kind = *from_log.get_or_insert(cached.is_none());
         if kind != cached.is_none() {
             break;
         }
         let bytes = match cached {
             Some(bytes) => bytes,
-            None => reread(shared, &plan.pieces[at..], &mut loaded).await?,
+            None => reread(shared, frame, &plan.pieces[at..], &mut loaded).await?,
         };
         if data.is_empty() {
             let enough = bytes.len() >= PIECE_WITHOUT_COPY || plan.pieces.len() == 1;
@@ -217,8 +210,8 @@ async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
     })
 }
 
-fn cached(shared: &Shared, piece: &Extent) -> Option<Bytes> {
-    let frame = shared.memory.frames().get(shared.owner, piece.frame)?;
+fn cached(shared: &Shared, frame: u64, piece: &Extent) -> Option<Bytes> {
+    let frame = shared.memory.frames().get(shared.owner, frame)?;
     Some(slice(&frame, piece))
 }
 
@@ -233,22 +226,23 @@ fn slice(frame: &Frame, piece: &Extent) -> Bytes {
 /// behind mostly read in order, and several segments.
 async fn reread(
     shared: &Shared,
+    frame: u64,
     pieces: &[Extent],
     loaded: &mut Vec<Frame>,
 ) -> Result<Bytes, Error> {
     let piece = &pieces[0];
-    let number = FrameNo(piece.frame);
+    let number = FrameNo(frame);
     if let Ok(at) = loaded.binary_search_by_key(&number, Frame::number) {
         return Ok(slice(&loaded[at], piece));
     }
     let blocks = shared.memory.blocks();
-    if let Some(frame) = blocks.get(shared.owner, piece.frame) {
+    if let Some(frame) = blocks.get(shared.owner, number.0) {
         return Ok(slice(&frame, piece));
     }
     let permit = shared.log_reads.acquire().await;
     let _permit = permit.map_err(|_| Error::Stopping)?;
     // Someone else may have brought it meanwhile.
-    if let Some(frame) = blocks.get(shared.owner, piece.frame) {
+    if let Some(frame) = blocks.get(shared.owner, number.0) {
         return Ok(slice(&frame, piece));
     }
     if piece.length >= EXTENT_WITHOUT_FRAME {
@@ -257,7 +251,9 @@ async fn reread(
         return Ok(shared.log.read_range(number, position, length).await?);
     }
     loaded.clear();
-    let mut frames = shared.log.read_frames(number, FrameNo(together(pieces)));
+    let mut frames = shared
+        .log
+        .read_frames(number, FrameNo(together(number.0, pieces)));
     while let Some(frame) = frames.next().await? {
         shared.metrics.reread_bytes.add(frame.body().len() as u64);
         blocks.insert(shared.owner, frame.clone());
@@ -271,15 +267,17 @@ async fn reread(
 
 /// Returns the frame behind the last one worth reading together with the first piece's: one pass
 /// over the log is cheaper than many reads, as long as few frames in between are of no use.
-fn together(pieces: &[Extent]) -> u64 {
-    let first = pieces[0].frame;
+fn together(first: u64, pieces: &[Extent]) -> u64 {
     let (mut last, mut bytes) = (first, 0);
     for (extra, piece) in (0..).zip(&pieces[1..]) {
         bytes += piece.length;
-        if piece.frame - first > 2 * extra + 4 || bytes > EXTENT_WITHOUT_FRAME {
+        let Some(frame) = piece.place.in_frame() else {
+            break;
+        };
+        if frame < last || frame - first > 2 * extra + 4 || bytes > EXTENT_WITHOUT_FRAME {
             break;
         }
-        last = piece.frame;
+        last = frame;
     }
     last + 1
 }

@@ -8,6 +8,7 @@
 pub(crate) mod admit;
 mod hash;
 pub(crate) mod segment;
+pub(crate) mod usage;
 pub(crate) mod writers;
 
 use std::collections::HashMap;
@@ -15,9 +16,10 @@ use std::sync::Arc;
 
 pub(crate) use admit::Speculation;
 pub(crate) use hash::Seeded;
-pub(crate) use segment::{Extent, Segment, Sid};
+pub(crate) use segment::{Extent, Medium, Place, Segment, Sid};
+pub(crate) use usage::Usage;
 
-use crate::operation::{Malformed, Operation, Run};
+use crate::operation::{Malformed, Operation, Placed, Run};
 
 /// The durable state of a container.
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ pub(crate) struct State {
     /// The number the next operation gets.
     pub(crate) next_seq: u64,
     pub(crate) totals: Totals,
+    pub(crate) usage: Usage,
 }
 
 /// Sums over all segments, kept up to date.
@@ -55,6 +58,7 @@ impl State {
             next_sid: Sid(1),
             next_seq: 1,
             totals: Totals::default(),
+            usage: Usage::default(),
         }
     }
 
@@ -89,16 +93,24 @@ impl State {
         all.into_iter().map(|(sid, segment)| (*sid, segment))
     }
 
-    /// Puts a segment in place, as a snapshot has it.
+    /// Puts a segment in place, as a snapshot has it. What it needs of the log is counted here; what it
+    /// needs of packs is counted with them, see [`Usage::restore_pack`].
     pub(crate) fn insert(&mut self, sid: Sid, segment: Segment) {
         self.count(&segment, u64::wrapping_add);
+        let frames = segment.extents.iter();
+        for extent in frames.filter(|extent| extent.place.in_frame().is_some()) {
+            self.usage.add(extent);
+        }
+        if segment.unflushed > 0 {
+            self.usage.mark(sid, true);
+        }
         self.names.insert(segment.name.clone(), sid);
         self.segments.insert(sid, segment);
     }
 
     fn count(&mut self, segment: &Segment, change: fn(u64, u64) -> u64) {
         let totals = &mut self.totals;
-        totals.extents = change(totals.extents, segment.tail.len() as u64);
+        totals.extents = change(totals.extents, segment.extents.len() as u64);
         if let Some(table) = &segment.table {
             totals.table_entries = change(totals.table_entries, table.len() as u64);
             totals.table_bytes = change(totals.table_bytes, table.bytes);
@@ -142,21 +154,26 @@ impl State {
                 Ok(Effect::Wakes(sid))
             }
             Operation::Truncate { sid, start } => {
-                let segment = self.at(sid)?;
+                let segment = self.segments.get_mut(&sid).ok_or(NO_SEGMENT)?;
                 if !(segment.start..=segment.length).contains(&start) {
                     return Err("a truncation outside of its segment");
                 }
-                let before = segment.tail.len();
-                segment.truncate(start);
+                let before = segment.extents.len();
+                segment.truncate(start, &mut self.usage);
                 segment.modified_ms = time_ms;
-                let dropped = (before - segment.tail.len()) as u64;
+                let dropped = (before - segment.extents.len()) as u64;
                 self.totals.extents -= dropped;
+                self.usage.mark(sid, segment.unflushed > 0);
                 Ok(Effect::None)
             }
             Operation::Delete { sid } => {
                 let segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
                 self.names.remove(&segment.name);
                 self.count(&segment, u64::wrapping_sub);
+                for extent in &segment.extents {
+                    self.usage.drop(extent);
+                }
+                self.usage.mark(sid, false);
                 Ok(Effect::Wakes(sid))
             }
             Operation::SetAttributes { sid, attributes } => {
@@ -165,6 +182,10 @@ impl State {
                     segment.set_attribute(id, value);
                 }
                 segment.modified_ms = time_ms;
+                Ok(Effect::None)
+            }
+            Operation::FlushCommit(placed) | Operation::Compact(placed) => {
+                self.place(placed);
                 Ok(Effect::None)
             }
             Operation::TableUpdate { sid, base, changes } => {
@@ -185,24 +206,53 @@ impl State {
         }
     }
 
+    /// Notes that bytes of segments lie in a pack from now on. Segments that are gone stay gone.
+    fn place(&mut self, placed: Placed<'_>) {
+        let place = Place::pack(placed.pack);
+        for run in placed.runs() {
+            let Some(segment) = self.segments.get_mut(&run.sid) else {
+                continue;
+            };
+            let before = segment.extents.len() as u64;
+            let moved = Extent {
+                offset: run.offset,
+                place,
+                position: run.position,
+                length: run.length,
+            };
+            segment.relocate(moved, &mut self.usage);
+            let totals = &mut self.totals;
+            totals.extents = totals.extents + segment.extents.len() as u64 - before;
+            self.usage.mark(run.sid, segment.unflushed > 0);
+        }
+        self.usage.sized(placed.pack, placed.size);
+    }
+
     fn append(&mut self, frame: u64, time_ms: i64, run: Run<'_>) -> Result<Effect, Malformed> {
-        let segment = self.at(run.sid)?;
+        let segment = self.segments.get_mut(&run.sid).ok_or(NO_SEGMENT)?;
         if segment.length != run.offset || segment.sealed || segment.table.is_some() {
             return Err("an append at the wrong place");
         }
-        let before = segment.tail.len();
-        segment.push(Extent {
+        let before = segment.extents.len();
+        let extent = Extent {
             offset: run.offset,
-            frame,
+            place: Place::frame(frame),
             position: run.position,
             length: run.length,
-        });
+        };
+        if extent.length > 0 {
+            if segment.unflushed == 0 {
+                self.usage.mark(run.sid, true);
+            }
+            self.usage.add(&extent);
+        }
+        segment.push(extent);
         for (writer, number) in run.attributes.iter() {
             segment.numbers.set(writer, number);
         }
         segment.count_events(run.events);
         segment.modified_ms = time_ms;
-        let grown = (segment.tail.len() - before) as u64;
+        let grown = (segment.extents.len() - before) as u64;
         self.totals.extents += grown;
         Ok(Effect::Wakes(run.sid))
     }

@@ -437,6 +437,8 @@ impl Speculation {
             Operation::Seal { sid }
             | Operation::Truncate { sid, .. }
             | Operation::Delete { sid } => sid,
+            // They change nothing that an operation is checked against.
+            Operation::FlushCommit(_) | Operation::Compact(_) => return,
         };
         if let Entry::Occupied(head) = self.heads.entry(sid)
             && head.get().seq <= last_seq
