@@ -165,6 +165,9 @@ pub enum Damage {
         /// Its length in bytes.
         len: u32,
     },
+    /// The index's last entry is not that of a table of block checksums.
+    #[error("there is no table of the blocks' checksums")]
+    BlockTable,
     /// A run without bytes.
     #[error("entry {entry} has no bytes")]
     EmptyRun {
@@ -202,6 +205,8 @@ pub enum Part {
     Index,
     /// One run's bytes.
     Run,
+    /// One block's bytes.
+    Block,
 }
 
 impl fmt::Display for Part {
@@ -210,6 +215,7 @@ impl fmt::Display for Part {
             Self::Footer => "footer",
             Self::Index => "index",
             Self::Run => "run",
+            Self::Block => "block",
         })
     }
 }

@@ -7,14 +7,18 @@
 //! [`Footer`], then [`Index`], then [`Run::check`] take them apart again, each from the bytes of
 //! one ranged read. Whatever does not fit is refused with what is wrong and where.
 //!
-//! There is no I/O here and no object store yet: who uploads packs, when, and what commits and
-//! deletes them comes with tiering. Nothing in the servers uses this crate so far.
+//! [`Store`] keeps them: in a local directory, in S3, or in memory. Who uploads packs, when, and what
+//! commits and deletes them is up to the container.
 
 mod error;
 mod names;
 mod pack;
+mod store;
 
 pub use error::{Damage, Error, Part};
 pub use names::{PackId, PackName, PackNumber};
-pub use pack::{FOOTER_BYTES, Footer, Index, Kind, OBJECT_BYTES_MAX, RUNS_MAX, Run};
-pub use pack::{PackWriter, WrittenPack};
+pub use pack::{BLOCK_BYTES, Blocks, FOOTER_BYTES, Footer, Index, Kind, OBJECT_BYTES_MAX};
+pub use pack::{PackWriter, RUNS_MAX, Run, TABLE_HINT_BYTES, WrittenPack};
+#[cfg(any(test, feature = "test-util"))]
+pub use store::memory;
+pub use store::{Config, Counts, Operation, READ_BYTES_MAX, Store, StoreError, Upload};

@@ -8,6 +8,7 @@
 //! exactly one checksum (CRC32C): a run's, the index's or the footer's. This file has the encoders,
 //! and what both sides share; `writer` makes packs, `reader` takes them apart.
 
+mod blocks;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use bytes::BufMut;
 use crate::error::Error;
 use crate::names::PackName;
 
+pub use blocks::{BLOCK_BYTES, Blocks, TABLE_HINT_BYTES};
 pub use reader::Index;
 pub use writer::{PackWriter, WrittenPack};
 

@@ -225,7 +225,7 @@ impl Run {
     }
 }
 
-fn decode_entry(mut bytes: &[u8]) -> Run {
+pub(super) fn decode_entry(mut bytes: &[u8]) -> Run {
     Run {
         segment: bytes.get_u64_le(),
         offset: bytes.get_u64_le(),

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 
+use super::blocks::{Summing, TABLE_SEGMENT};
 use super::{ENTRY_BYTES, FOOTER_BYTES, Footer, Kind, OBJECT_BYTES_MAX, RUNS_MAX, Run, crc32c};
 use crate::error::Error;
 use crate::names::PackName;
@@ -22,6 +23,7 @@ pub struct PackWriter {
     parts: Vec<Bytes>,
     runs: Vec<Run>,
     data_len: u64,
+    blocks: Summing,
     limits: Limits,
 }
 
@@ -77,6 +79,7 @@ impl PackWriter {
             parts: Vec::new(),
             runs: Vec::new(),
             data_len: 0,
+            blocks: Summing::new(),
             limits,
         })
     }
@@ -96,7 +99,10 @@ impl PackWriter {
             .fold(0u64, |sum, piece| sum.saturating_add(piece.len() as u64));
         let run = self.place(segment, offset, len)?;
         let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        pieces.iter().for_each(|piece| crc.update(piece));
+        for piece in pieces {
+            crc.update(piece);
+            self.blocks.update(piece);
+        }
         let crc = u32::try_from(crc.finalize()).expect("a CRC32C has 32 bits");
         self.parts
             .extend(pieces.iter().filter(|piece| !piece.is_empty()).cloned());
@@ -108,6 +114,27 @@ impl PackWriter {
     /// Returns how long the object would be if it were finished now, in bytes.
     pub fn object_len(&self) -> u64 {
         object_len(self.data_len, self.runs.len())
+    }
+
+    /// Takes the bytes that were added since the last call, for an upload in parts.
+    pub fn take_parts(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.parts)
+    }
+
+    /// Ends the pack, with the table of its blocks' checksums as its last run; see [`super::Blocks`].
+    ///
+    /// What it returns has the bytes that were not taken, and the runs without the table.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if it has no run, [`Error::Full`] if the table finds no room.
+    pub fn finish_with_blocks(mut self) -> Result<WrittenPack, Error> {
+        if !self.runs.is_empty() {
+            let table = std::mem::replace(&mut self.blocks, Summing::new()).finish();
+            self.add(TABLE_SEGMENT, 0, &[table])?;
+        }
+        let mut written = self.finish()?;
+        written.runs.pop();
+        Ok(written)
     }
 
     /// Ends the pack.

@@ -1,0 +1,137 @@
+use std::time::Duration;
+
+use sarit_env::Rng;
+
+use super::memory::{Faults, Memory};
+use super::*;
+use crate::pack::{Kind, PackWriter, WrittenPack};
+use crate::{PackId, PackNumber};
+
+fn name(n: u64) -> PackName {
+    PackName::new(1, PackNumber { epoch: 2, n }).unwrap()
+}
+
+fn pack(n: u64, fill: u8) -> WrittenPack {
+    let mut writer = PackWriter::new(name(n), Kind::Shared, 1..=1).unwrap();
+    writer.add(5, 0, &[Bytes::from(vec![fill; 1000])]).unwrap();
+    writer.finish_with_blocks().unwrap()
+}
+
+fn memory() -> (Memory, Store) {
+    let memory = Memory::new(Rng::seeded(1));
+    let store = memory.store();
+    (memory, store)
+}
+
+/// What every kind of store has to do.
+async fn conforms(store: &Store) {
+    store.probe(7).await.unwrap();
+    let first = pack(1, 1);
+    store.put(first.name, first.parts.clone()).await.unwrap();
+    // The same object again: an answer was lost. Another one: refused.
+    store.put(first.name, first.parts.clone()).await.unwrap();
+    let other = pack(1, 2);
+    let taken = store.put(other.name, other.parts).await;
+    assert!(matches!(taken, Err(StoreError::Taken(_))), "{taken:?}");
+    let blocks = store.blocks(first.name).await.unwrap();
+    let bytes = store.read(first.name, blocks.range(0)).await.unwrap();
+    blocks.check(0, &bytes).unwrap();
+    assert_eq!(bytes, vec![1; 1000]);
+    let (len, _, index) = store.index(first.name).await.unwrap();
+    assert_eq!((len, index.runs().len()), (first.len, 2));
+    // In parts.
+    let mut writer = PackWriter::new(name(2), Kind::Big, 1..=1).unwrap();
+    let mut upload = store.upload(name(2)).await.unwrap();
+    for part in 0..2 {
+        let data = Bytes::from(vec![part; 5 << 20]);
+        writer.add(5, u64::from(part) * (5 << 20), &[data]).unwrap();
+        store.part(&mut upload, writer.take_parts()).await.unwrap();
+    }
+    let written = writer.finish_with_blocks().unwrap();
+    store.part(&mut upload, written.parts).await.unwrap();
+    store.complete(upload).await.unwrap();
+    let blocks = store.blocks(name(2)).await.unwrap();
+    let bytes = store.read(name(2), blocks.range(39)).await.unwrap();
+    blocks.check(39, &bytes).unwrap();
+    let mut listed = store.list(1).await.unwrap();
+    listed.sort();
+    assert_eq!(listed, [(name(1), first.len), (name(2), written.len)]);
+    assert_eq!(store.list(2).await.unwrap(), []);
+    for _ in 0..2 {
+        store.delete(name(1)).await.unwrap();
+    }
+    let missing = store.blocks(name(1)).await;
+    assert!(
+        matches!(missing, Err(StoreError::Missing(_))),
+        "{missing:?}"
+    );
+    assert_eq!(PackId::new(2, 1).unwrap().name(1).unwrap(), name(1));
+}
+
+#[tokio::test]
+async fn a_store_in_memory_conforms() {
+    let (_, store) = memory();
+    conforms(&store).await;
+    assert!(store.counts().done(Operation::Put) >= 2);
+}
+
+#[tokio::test]
+async fn a_directory_conforms() {
+    let dir = std::env::temp_dir().join(format!("sarit-storage-{}", std::process::id()));
+    #[allow(clippy::disallowed_methods)] // A test's own directory.
+    std::fs::create_dir_all(&dir).unwrap();
+    conforms(&Store::local(&dir).unwrap()).await;
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_writes_over_objects_is_refused() {
+    let (memory, store) = memory();
+    memory.set_faults(Faults {
+        overwrite: true,
+        ..Faults::default()
+    });
+    let refused = store.probe(7).await;
+    assert!(matches!(refused, Err(StoreError::Unfit(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_out_by_the_next_try() {
+    let (memory, store) = memory();
+    memory.set_faults(Faults {
+        lose_answer: 1.0,
+        ..Faults::default()
+    });
+    let pack = pack(1, 1);
+    let lost = store.put(pack.name, pack.parts.clone()).await.unwrap_err();
+    assert!(lost.is_retryable(), "{lost}");
+    memory.set_faults(Faults::default());
+    store.put(pack.name, pack.parts).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_given_up() {
+    let (memory, store) = memory();
+    memory.set_faults(Faults {
+        stall: 1.0,
+        stall_time: Duration::from_secs(3600),
+        ..Faults::default()
+    });
+    let error = store.read(name(1), 0..10).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::TimedOut { seconds: 30, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    for url in ["gs://bucket", "s3://", "bucket"] {
+        let config = Config {
+            url: Some(url.to_owned()),
+            ..Config::default()
+        };
+        let refused = Store::open(&config, FilePath::new("."));
+        assert!(matches!(refused, Err(StoreError::Config(_))), "{url}");
+    }
+}
