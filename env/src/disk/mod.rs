@@ -5,7 +5,10 @@
 //! time; on the real one they are system calls that block the calling thread, so they belong into a
 //! [`crate::spawn_worker`], or into start-up.
 
+mod direct;
 mod real;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
@@ -100,9 +103,16 @@ pub trait DiskFile: Send + Sync {
     /// Writes `parts` one behind the other from `offset` on, all of them or an error.
     /// The file grows as needed.
     async fn write_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()>;
-    /// Gives the file `len` bytes of zeros that are really allocated on the device and synced, so that
-    /// later writes within them neither change metadata nor run out of space.
-    async fn allocate_zeroed(&self, len: u64) -> io::Result<()>;
+    /// As [`Self::write_at`], for whole blocks of 4 KiB that are not soon read again: on disks that can, past
+    /// the operating system's cache, which saves a copy and half of the work. Fine, only slower, for
+    /// anything else.
+    async fn write_through_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+        self.write_at(offset, parts).await
+    }
+    /// Reserves `len` bytes from the start on, which read as zeros until they are written; the file must be
+    /// new. Writes within them don't run out of space, but the first to each place changes metadata, which
+    /// the sync behind it then writes too: slower than over bytes that were written before.
+    async fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes all writes before the call durable. After an error nothing is known about them, and a
     /// second call proves nothing: stop.
     async fn sync_data(&self) -> io::Result<()>;

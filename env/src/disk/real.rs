@@ -6,12 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::io::Errno;
 
+use super::direct::Direct;
 use super::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 
 /// Zeros are written in pieces of this size: large enough to be few calls, small enough to stay cached.
@@ -25,7 +27,11 @@ const FILE_MODE: u32 = 0o600;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// Opened a second time when it is first written through; `None` where that can't be.
+    direct: OnceLock<Option<Direct>>,
+}
 
 #[async_trait]
 impl Disk for RealDisk {
@@ -59,7 +65,10 @@ impl Disk for RealDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        Ok(Arc::new(RealFile {
+            file: options.open(path)?,
+            direct: OnceLock::new(),
+        }))
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -116,7 +125,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 #[async_trait]
 impl DiskFile for RealFile {
     async fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
@@ -124,7 +133,7 @@ impl DiskFile for RealFile {
         let mut filled = 0;
         while filled < len {
             match self
-                .0
+                .file
                 .read_at(&mut buffer[filled..], offset + filled as u64)
             {
                 Ok(0) => break,
@@ -138,38 +147,61 @@ impl DiskFile for RealFile {
     }
 
     async fn write_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
-        let mut slices: Vec<_> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
-        let mut rest = &mut slices[..];
-        let mut position = offset;
-        io::IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            // The kernel takes at most IOV_MAX (1,024) pieces a call.
-            let count = rest.len().min(1024);
-            match rustix::io::pwritev(&self.0, &rest[..count], position) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    position += n as u64;
-                    io::IoSlice::advance_slices(&mut rest, n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        write_vectored(&self.file, offset, parts)
     }
 
-    async fn allocate_zeroed(&self, len: u64) -> io::Result<()> {
+    async fn write_through_at(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+        let direct = self.direct.get_or_init(|| Direct::reopen(&self.file));
+        match direct {
+            Some(direct) => direct.write(&self.file, offset, parts),
+            None => write_vectored(&self.file, offset, parts),
+        }
+    }
+
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(len),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+impl RealFile {
+    fn write_zeros(&self, len: u64) -> io::Result<()> {
         let zeros = vec![0; ZEROS];
         let mut position = 0;
         while position < len {
             let piece = usize::try_from(len - position).unwrap_or(ZEROS).min(ZEROS);
-            self.0.write_all_at(&zeros[..piece], position)?;
+            self.file.write_all_at(&zeros[..piece], position)?;
             position += piece as u64;
         }
-        self.0.sync_all()
+        Ok(())
     }
+}
 
-    async fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+/// Writes all parts, as few system calls as there can be.
+fn write_vectored(file: &File, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<_> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
+    let mut rest = &mut slices[..];
+    let mut position = offset;
+    io::IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        // The kernel takes at most IOV_MAX (1,024) pieces a call.
+        let count = rest.len().min(1024);
+        match rustix::io::pwritev(file, &rest[..count], position) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                position += n as u64;
+                io::IoSlice::advance_slices(&mut rest, n);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
 }

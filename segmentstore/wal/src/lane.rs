@@ -6,13 +6,15 @@
 //! retried, nothing later is acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::local::Local;
 use crate::local::file::{FileHeader, FileState, WalFile, ZEROS};
@@ -258,10 +260,15 @@ fn refuse(pending: impl IntoIterator<Item = Pending>, error: &Error) {
     }
 }
 
+/// A lane without work for this long writes an idle header.
+const QUIET: Duration = Duration::from_millis(100);
+
 /// The worker: owns the file the lane writes to.
 pub(crate) struct LaneWorker {
     local: Arc<Local>,
     current: Option<Current>,
+    /// When to look whether the lane is quiet; runs only while it has not rested since its last write.
+    look: Option<Pin<Box<Sleep>>>,
     /// Where the lane goes on when there is no current file: lsn, last file and its end.
     lsn: u64,
     prev: (u64, u64),
@@ -273,6 +280,10 @@ struct Current {
     at: u64,
     /// The header on disk does not say yet that the file is in use.
     fresh: bool,
+    /// The last write has an idle header behind it, or there is none to witness.
+    rests: bool,
+    /// When the last write was synced.
+    written: Instant,
 }
 
 enum Step {
@@ -287,6 +298,7 @@ impl LaneWorker {
         Self {
             local,
             current: None,
+            look: None,
             lsn,
             prev,
         }
@@ -310,7 +322,12 @@ impl LaneWorker {
                         self.local.lane.wake.notified().await;
                     }
                 }
-                Step::Wait => self.local.lane.wake.notified().await,
+                Step::Wait => {
+                    if let Err(error) = self.wait().await {
+                        self.local.stop(error);
+                        return;
+                    }
+                }
                 Step::End => break,
             }
         }
@@ -321,6 +338,30 @@ impl LaneWorker {
         {
             self.local.stop(error);
         }
+    }
+
+    /// Waits for work; when none comes for a while, writes an idle header meanwhile.
+    async fn wait(&mut self) -> Result<(), Error> {
+        let wake = self.local.lane.wake.notified();
+        let Some(current) = self.current.as_mut().filter(|current| !current.rests) else {
+            wake.await;
+            return Ok(());
+        };
+        // Setting a timer anew for every write would cost more than the header: it is set when it rings.
+        let quiet_at = current.written + QUIET;
+        let look = self
+            .look
+            .get_or_insert_with(|| Box::pin(sleep_until(quiet_at)));
+        tokio::select! {
+            biased;
+            () = wake => return Ok(()),
+            () = look.as_mut() => {}
+        }
+        self.look = None;
+        if Instant::now() >= quiet_at {
+            current.rest(false).await?;
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> Step {
@@ -379,6 +420,8 @@ impl LaneWorker {
             file,
             at: BLOCK,
             fresh: true,
+            rests: true,
+            written: Instant::now(),
         });
         true
     }
@@ -406,7 +449,7 @@ impl Current {
         ));
         parts.extend(batch.iter().map(|pending| pending.frame.whole.clone()));
         parts.push(Bytes::from_static(&ZEROS[..header.pad as usize]));
-        if let Err(error) = self.file.handle.write_at(from, &parts).await {
+        if let Err(error) = self.file.handle.write_through_at(from, &parts).await {
             let error = Error::io("write", &self.file.path, error);
             local.lane.fail(error.clone(), batch);
             return Err(error);
@@ -422,15 +465,13 @@ impl Current {
             local.lane.fail(error.clone(), batch);
             return Err(error);
         }
-        local.lane.metrics.wrote(header.total(), started.elapsed());
+        self.written = Instant::now();
+        let took = self.written.saturating_duration_since(started);
+        local.lane.metrics.wrote(header.total(), took);
         self.complete(local, batch);
         self.fresh = false;
+        self.rests = false;
         self.at += header.total();
-        let idle = local.lane.queue.lock().is_empty();
-        if idle {
-            let rested = self.rest(false).await;
-            rested.inspect_err(|error| local.lane.fail(error.clone(), Vec::new()))?;
-        }
         Ok(())
     }
 
@@ -456,12 +497,13 @@ impl Current {
         if self.fresh {
             return Ok(());
         }
+        self.rests = true;
         let header = self.lane_header(&[]);
         let parts = [
             Bytes::copy_from_slice(&header.encode(self.file.header.salt)),
             Bytes::from_static(&ZEROS[..header.pad as usize]),
         ];
-        let written = self.file.handle.write_at(self.at, &parts).await;
+        let written = self.file.handle.write_through_at(self.at, &parts).await;
         written.map_err(|error| Error::io("write", &self.file.path, error))?;
         if sync {
             let synced = self.file.handle.sync_data().await;

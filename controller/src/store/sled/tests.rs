@@ -134,7 +134,7 @@ impl DiskFile for Gate {
         Ok(())
     }
 
-    async fn allocate_zeroed(&self, _len: u64) -> std::io::Result<()> {
+    async fn allocate(&self, _len: u64) -> std::io::Result<()> {
         Ok(())
     }
 

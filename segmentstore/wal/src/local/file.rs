@@ -146,6 +146,16 @@ impl FileHeader {
     }
 }
 
+/// What a file that is made ready holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// Zeros that were written and synced: a sync over them is as fast as can be, but every byte of the
+    /// lane costs the device two.
+    Zeros,
+    /// Space only: made at once, and written once, by somewhat slower syncs.
+    Space,
+}
+
 /// An open lane file.
 #[derive(Clone)]
 pub(crate) struct WalFile {
@@ -162,18 +172,19 @@ impl WalFile {
         dir.join(format!("{number:016x}.wal"))
     }
 
-    /// Makes a new file of `len` bytes ready: zeros and header written and synced, name durable.
+    /// Makes a new file of `len` bytes ready: header and what is `ahead` synced, name durable.
     pub(crate) async fn create(
         disk: &dyn Disk,
         dir: &Path,
         header: FileHeader,
         len: u64,
+        ahead: Ahead,
     ) -> io::Result<Self> {
         let path = Self::path(dir, header.number);
         let temporary = path.with_extension("tmp");
         remove_if_there(disk, &temporary).await?;
         let handle = disk.open(&temporary, OpenMode::CreateNew).await?;
-        let filled = fill(&*handle, &header, len).await;
+        let filled = fill(&*handle, &header, len, ahead).await;
         if let Err(error) = filled {
             // What is half made only takes space; if this fails too, the next start removes it.
             let _ = disk.remove(&temporary).await;
@@ -200,7 +211,7 @@ impl WalFile {
         let temporary = path.with_extension("tmp");
         remove_if_there(disk, &temporary).await?;
         disk.rename(&self.path, &temporary).await?;
-        self.handle.write_at(0, &[header.encode()]).await?;
+        self.handle.write_through_at(0, &[header.encode()]).await?;
         self.handle.sync_data().await?;
         disk.rename(&temporary, &path).await?;
         disk.sync_dir(dir).await?;
@@ -214,7 +225,8 @@ impl WalFile {
     /// Records where the valid bytes end, durably; with that also everything before is durable.
     pub(crate) async fn close(&mut self, end: u64) -> io::Result<()> {
         self.header.state = FileState::Closed { end };
-        self.handle.write_at(0, &[self.header.encode()]).await?;
+        let header = [self.header.encode()];
+        self.handle.write_through_at(0, &header).await?;
         self.handle.sync_data().await
     }
 
@@ -224,14 +236,24 @@ impl WalFile {
     }
 }
 
-async fn fill(handle: &dyn DiskFile, header: &FileHeader, len: u64) -> io::Result<()> {
+async fn fill(
+    handle: &dyn DiskFile,
+    header: &FileHeader,
+    len: u64,
+    ahead: Ahead,
+) -> io::Result<()> {
+    if ahead == Ahead::Space {
+        handle.allocate(len).await?;
+        handle.write_through_at(0, &[header.encode()]).await?;
+        return handle.sync_data().await;
+    }
     let zeros = Bytes::from(vec![0; PIECE.min(usize::try_from(len).unwrap_or(PIECE))]);
-    handle.write_at(0, &[header.encode()]).await?;
+    handle.write_through_at(0, &[header.encode()]).await?;
     let mut at = BLOCK;
     while at < len {
         // Ends on multiples of the piece.
         let piece = (PIECE as u64 - at % PIECE as u64).min(len - at) as usize;
-        handle.write_at(at, &[zeros.slice(..piece)]).await?;
+        handle.write_through_at(at, &[zeros.slice(..piece)]).await?;
         at += piece as u64;
         if at.is_multiple_of(SYNC_EVERY) && at < len {
             handle.sync_data().await?;

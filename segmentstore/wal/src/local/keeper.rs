@@ -3,12 +3,15 @@
 //! Records the ends of full files, reuses or removes files no log needs, prepares new ones. When none
 //! can be prepared and the lane has to wait, the disk counts as full; this is looked at again every
 //! second and after every truncation.
+//!
+//! A new file is filled with zeros as long as that is idle work. A lane in a hurry gets its space without
+//! them: then the device's throughput is what counts, and zeros would take half of it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Local;
-use super::file::{FileHeader, FileState, WalFile};
+use super::file::{Ahead, FileHeader, FileState, WalFile};
 use crate::config::FILE_OVERHEAD;
 use crate::record::BLOCK;
 use crate::{Error, Space};
@@ -175,7 +178,12 @@ impl Local {
             return Ok(Err(reason));
         }
         let header = self.next_header();
-        match WalFile::create(&*self.disk, &self.dir, header, len).await {
+        let ahead = if self.files.lock().hurried {
+            Ahead::Space
+        } else {
+            Ahead::Zeros
+        };
+        match WalFile::create(&*self.disk, &self.dir, header, len, ahead).await {
             Ok(file) => {
                 self.add_ready(file, use_for);
                 Ok(Ok(()))

@@ -25,16 +25,19 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sarit_env::{Clock, Disk, Rng, Worker, spawn_worker};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::lane::{Lane, LaneWorker};
 use crate::loglet::{Loglets, Pending, Tail};
 use crate::{Config, Error, Frame, FrameNo, LogId, Replay, Space, Stats, WalEpoch};
 
-use file::WalFile;
+use file::{FileState, WalFile};
 use index::Index;
 
 /// One write being synced, one gathering.
 const WINDOW: usize = 2;
+/// A lane that fills files faster than this, in bytes per second, is in a hurry.
+const HURRY: f64 = 64e6;
 /// Reads from disk at the same time; each may hold a whole frame.
 const READS_MAX: usize = 4;
 
@@ -67,6 +70,10 @@ struct Files {
     last_number: u64,
     /// The lane waits for a file.
     starving: bool,
+    /// The lane fills files faster than zeros should be written for it.
+    hurried: bool,
+    /// When the lane took the file it writes to.
+    rolled: Option<Instant>,
     /// The lane needs a file for so many bytes of exempt frames, from the reserve if need be.
     reserve: Option<u64>,
     stopped: bool,
@@ -103,6 +110,9 @@ impl Local {
 
     /// Makes the file the lane writes to from now on known.
     pub(crate) fn use_file(&self, file: &WalFile) {
+        if file.header.state == FileState::Active {
+            self.files.lock().rolled = Some(Instant::now());
+        }
         let mut index = self.index.lock();
         index.add_file(file.clone());
         self.lane.metrics.set_files(index.files());
@@ -110,7 +120,12 @@ impl Local {
 
     /// Has the end of a full file recorded.
     pub(crate) fn close_file(&self, file: WalFile, end: u64) {
-        self.files.lock().closing.push((file, end));
+        let mut files = self.files.lock();
+        if let Some(rolled) = files.rolled {
+            files.hurried = end as f64 > HURRY * rolled.elapsed().as_secs_f64();
+        }
+        files.closing.push((file, end));
+        drop(files);
         self.keeper.notify_one();
     }
 

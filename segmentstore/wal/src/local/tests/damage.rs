@@ -17,9 +17,7 @@ async fn written(sim: &Sim, frames: &[(u32, usize)]) -> (PathBuf, Vec<u64>) {
     for (byte, (id, len)) in frames.iter().enumerate() {
         store(&logs[id], byte as u8, *len).await;
         // Lets the lane write its idle header.
-        for _ in 0..5 {
-            tokio::task::yield_now().await;
-        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     sim.disk.kill_process();
     let _ = wal.close().await;
@@ -37,7 +35,7 @@ async fn refusal(wal: &Wal, log: u32) -> Error {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn damage_before_a_later_write_is_corruption_of_the_logs_it_hit() {
     let sim = Sim::new(1);
     let frames = [(1, 100), (2, 100), (1, 100), (2, 100)];
@@ -60,7 +58,7 @@ async fn damage_before_a_later_write_is_corruption_of_the_logs_it_hit() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_of_a_damaged_lane_is_overwritten() {
     // In the body of log 2's frame, and in the header of its lane write.
     for at in [150, 8] {
@@ -80,7 +78,7 @@ async fn nothing_of_a_damaged_lane_is_overwritten() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn damage_to_the_last_write_is_noticed_thanks_to_the_idle_header() {
     let sim = Sim::new(1);
     let (path, writes) = written(&sim, &[(1, 100), (1, 100)]).await;
@@ -90,7 +88,7 @@ async fn damage_to_the_last_write_is_noticed_thanks_to_the_idle_header() {
 }
 
 /// The residual gap: with nothing behind it, damage cannot be told from a write cut short.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn damage_to_the_last_write_without_a_witness_looks_torn_and_is_cut() {
     let sim = Sim::new(1);
     let (path, writes) = written(&sim, &[(1, 100), (1, 100)]).await;
@@ -111,7 +109,7 @@ async fn damage_to_the_last_write_without_a_witness_looks_torn_and_is_cut() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unreadable_stretch_stops_only_the_logs_that_may_have_been_in_it() {
     let sim = Sim::new(1);
     let frames = [
@@ -144,7 +142,7 @@ async fn an_unreadable_stretch_stops_only_the_logs_that_may_have_been_in_it() {
     assert!(wal.open_log(LogId(9)).await.is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_log_whose_end_may_have_been_in_an_unreadable_stretch_is_refused() {
     let sim = Sim::new(1);
     let (path, writes) = written(&sim, &[(1, 100), (2, 100), (3, 100), (3, 100)]).await;
@@ -158,7 +156,7 @@ async fn a_log_whose_end_may_have_been_in_an_unreadable_stretch_is_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_damaged_file_header_stops_the_logs_in_it() {
     let sim = Sim::new(1);
     let (path, _) = written(&sim, &[(1, 100)]).await;
@@ -173,7 +171,7 @@ async fn a_damaged_file_header_stops_the_logs_in_it() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn damage_in_a_full_file_shows_in_the_replay() {
     let sim = Sim::new(1);
     let wal = sim.open().await.unwrap();
@@ -194,7 +192,7 @@ async fn damage_in_a_full_file_shows_in_the_replay() {
 }
 
 /// The lane had moved on, but the end of the full file was not on record yet.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_next_file_knows_where_the_one_before_ends() {
     let sim = Sim::new(1);
     let (path, writes) = written(&sim, &[(1, 30_000), (2, 1_000), (1, 25_000)]).await;
@@ -216,7 +214,7 @@ async fn the_next_file_knows_where_the_one_before_ends() {
     assert_eq!(replayed(&mut one).await.unwrap().len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_missing_file_is_noticed() {
     let sim = Sim::new(1);
     let wal = sim.open().await.unwrap();
@@ -234,7 +232,7 @@ async fn a_missing_file_is_noticed() {
     assert!(matches!(refusal(&wal, 1).await, Error::Corrupt { .. }));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lost_chain_record_is_noticed() {
     let sim = Sim::new(1);
     written(&sim, &[(1, 100)]).await;
@@ -250,7 +248,7 @@ async fn a_lost_chain_record_is_noticed() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_newer_format_and_another_stores_files_are_refused() {
     let sim = Sim::new(1);
     let (path, _) = written(&sim, &[(1, 100)]).await;
@@ -267,7 +265,7 @@ async fn a_newer_format_and_another_stores_files_are_refused() {
     assert!(matches!(other, Err(Error::ForeignFile { .. })));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_failed_sync_ends_the_log_for_good() {
     let sim = Sim::new(1);
     let wal = sim.open().await.unwrap();
@@ -294,7 +292,7 @@ async fn a_failed_sync_ends_the_log_for_good() {
 }
 
 /// One damaged sector anywhere: a log replays all it acknowledged, or is refused. Never less, never more.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_single_fault_loses_or_invents_anything_silently() {
     let sim = Sim::new(1);
     let wal = sim.open().await.unwrap();
@@ -312,9 +310,8 @@ async fn no_single_fault_loses_or_invents_anything_silently() {
             tokio::task::yield_now().await;
         }
     }
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
+    // Lets the lane write its idle header.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     sim.disk.kill_process();
     let _ = wal.close().await;
     let image = sim.image().await;

@@ -149,3 +149,30 @@ async fn an_owner_that_never_waits_is_stopped() {
             .all(|o| matches!(o, Err(Error::TooManyInFlight { .. })))
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn zeros_are_written_ahead_only_for_a_lane_that_leaves_time_for_it() {
+    // A tiny file has three frames, and three writes of its header.
+    for (pause, times) in [(0, 1.0..1.4), (1, 2.0..3.0)] {
+        let sim = Sim::new(1);
+        let wal = sim.open().await.unwrap();
+        let log = wal.open_log(LogId(1)).await.unwrap().log;
+        let (mut before, mut bytes) = (0, 0.0);
+        for round in 0..60 {
+            if round == 20 {
+                // The first files are made before anybody knows how fast it will go.
+                before = sim.disk.stats().written;
+            }
+            store(&log, 1, 16_000).await;
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+            }
+            bytes += if round < 20 { 0.0 } else { 16_384.0 };
+        }
+        let written = (sim.disk.stats().written - before) as f64 / bytes;
+        assert!(
+            times.contains(&written),
+            "{written} times with pauses of {pause} s"
+        );
+    }
+}
