@@ -20,6 +20,7 @@ use sarit_proto::ids::{Offset, SegmentId, WriterId};
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::StreamConfig;
 use sarit_proto::wire::Reply;
+use sarit_segmentstore::Engine;
 use sarit_tests::history::{EVENT_MIN, Event, History};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -177,6 +178,9 @@ impl World {
                 config.wal.file_bytes = file_bytes;
                 config.wal.frame_bytes_max = file_bytes / 2;
                 config.container.frame_bytes = 32 << 10;
+                config.container.checkpoint_bytes = 256 << 10;
+                config.container.check_cuts = true;
+                config.index.engine = Engine::Snapshot;
                 let disk: Arc<dyn Disk> = Arc::new(disk);
                 let parts = sarit_segmentstore::Parts {
                     net: Arc::new(TurmoilNet),

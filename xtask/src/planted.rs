@@ -9,13 +9,17 @@ const WORLDS: [&str; 4] = ["--package", "sarit-tests", "--test", "sim"];
 /// The controller's own histories: these tests fail if there is a bug.
 const CONTROLLER: [&str; 4] = ["--package", "sarit-controller", "--lib", "tasks"];
 
+/// The containers' own histories: these tests fail if there is a bug.
+const CONTAINER: [&str; 4] = ["--package", "sarit-container", "--lib", "histories"];
+
 /// The bugs that the code can carry, see the `cfg(planted = …)` in the sources, and who finds them.
-const BUGS: [(&str, [&str; 4]); 5] = [
+const BUGS: [(&str, [&str; 4]); 6] = [
     ("ack_before_sync", WORLDS),
     ("skip_sync", WORLDS),
     ("skip_dedupe", WORLDS),
     ("speculative_reply", WORLDS),
     ("successors_before_seal", CONTROLLER),
+    ("cut_one_frame_early", CONTAINER),
 ];
 
 /// Runs the tests with each bug whose name contains one of `only`, or with all.

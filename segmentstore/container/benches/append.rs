@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sarit_container::{
-    AppendOp, Config, Container, Kind, MemoryBudget, Offset, Outcomes, Parts, Permit,
+    AppendOp, Config, Container, Indexes, Kind, MemoryBudget, Offset, Outcomes, Parts, Permit,
+    SnapshotMemory,
 };
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::{ContainerId, WriterId};
@@ -30,6 +31,7 @@ fn cpu() -> Duration {
 
 async fn open(memory: &Memory) -> Container {
     let parts = Parts {
+        index: Indexes::memory(&SnapshotMemory::default()),
         clock: Clock::system(),
         rng: Rng::seeded(1),
         memory: MemoryBudget::default(),

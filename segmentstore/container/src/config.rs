@@ -18,6 +18,15 @@ pub struct Config {
     pub waiters: usize,
     /// Most bytes of one read.
     pub read_bytes: usize,
+    /// Bytes of log after which a checkpoint is made, which is what a recovery has to replay at most.
+    pub checkpoint_bytes: u64,
+    /// Changed segments after which a checkpoint is made. Each takes memory until then.
+    pub checkpoint_segments: usize,
+    /// Seconds after which a checkpoint is made, if there were changes.
+    pub checkpoint_seconds: u64,
+    /// After every cut, rebuild the state from what is left and compare: for tests, it reads the whole
+    /// log.
+    pub check_cuts: bool,
 }
 
 impl Default for Config {
@@ -28,6 +37,10 @@ impl Default for Config {
             inbox: 256,
             waiters: 100_000,
             read_bytes: 2 << 20,
+            checkpoint_bytes: 64 << 20,
+            checkpoint_segments: 20_000,
+            checkpoint_seconds: 60,
+            check_cuts: false,
         }
     }
 }

@@ -77,6 +77,12 @@ pub enum Error {
     /// The log failed; the container ends, and only recovery can tell what is durable.
     #[error("log: {0}")]
     Wal(#[from] sarit_wal::Error),
+    /// The index cannot be read or written now; nothing is lost, since the log has everything.
+    #[error("index: {0}")]
+    Index(Arc<str>),
+    /// The index holds what this release cannot have written, or not what the log needs.
+    #[error("damaged index: {0}")]
+    DamagedIndex(Arc<str>),
     /// The log holds a frame that this release cannot have written in this place. Nothing was changed.
     #[error("frame {frame} of the log does not fit the state before it: {what}")]
     Broken {
@@ -91,7 +97,7 @@ impl Error {
     /// Returns whether the same request may succeed if sent again, here or to the next owner.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Stopping | Self::OutcomeUnknown | Self::Wal(_) => true,
+            Self::Stopping | Self::OutcomeUnknown | Self::Wal(_) | Self::Index(_) => true,
             Self::NoSuchSegment(_)
             | Self::SegmentExists(_)
             | Self::SegmentSealed(_)
@@ -103,6 +109,7 @@ impl Error {
             | Self::TableNotEmpty(_)
             | Self::Unsupported { .. }
             | Self::InvalidArgument(_)
+            | Self::DamagedIndex(_)
             | Self::Broken { .. } => false,
         }
     }

@@ -7,10 +7,12 @@
 //! An append's way: [`container`](Container) → `pipeline` → `state::admit` → `pipeline::frame` → the
 //! log → `state` (`apply`) → `read::tail`, `read::waiters` → answer. Recovery applies the same records.
 //!
-//! History stays in the log: this crate does not move data to long-term storage, does not cut the log,
-//! and keeps tables in memory.
+//! A checkpoint writes what changed to the [index](Indexes), and the log is cut behind it, as far as it
+//! holds no bytes of segments: this crate does not move these to long-term storage yet, and keeps
+//! segments and tables in memory.
 
 mod append;
+mod checkpoint;
 mod config;
 mod container;
 mod error;
@@ -33,6 +35,7 @@ pub use append::{AppendOp, Appender, Done, Outcome, Outcomes};
 pub use config::Config;
 pub use container::Container;
 pub use error::Error;
+pub use index::{Indexes, SlateStore, SnapshotMemory};
 pub use info::{ContainerStats, Kind, Read, SegmentInfo, TableInfo};
 pub use lifecycle::{Parts, Running};
 pub use memory::{ConnectionCredit, MemoryBudget, MemoryUsage, Permit};

@@ -11,14 +11,16 @@ use sarit_proto::ids::ContainerId;
 use sarit_wal::{LogId, Opened, Wal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::Triggers;
 use crate::metrics::Metrics;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Request};
 use crate::read::waiters::Waiters;
 use crate::shared::Shared;
-use crate::state::{Seeded, State};
-use crate::{Config, Container, Error, MemoryBudget, recovery};
+use crate::state::Seeded;
+use crate::{Config, Container, Error, Indexes, MemoryBudget, checkpoint, recovery};
 
 /// Reads of one container's log at the same time.
 const LOG_READS: usize = 4;
@@ -32,6 +34,8 @@ pub struct Parts {
     pub rng: Rng,
     /// The process's memory.
     pub memory: MemoryBudget,
+    /// Where checkpoints go.
+    pub index: Indexes,
 }
 
 /// The running container: resolves when it has ended, `Ok` after a stop.
@@ -62,17 +66,36 @@ pub(crate) async fn open(
     parts: Parts,
     config: Config,
 ) -> Result<(Container, Running), Error> {
-    let Parts { clock, rng, memory } = parts;
+    let Parts {
+        clock,
+        rng,
+        memory,
+        index,
+    } = parts;
     let Opened { epoch, log, replay } = wal.open_log(LogId(id.0)).await?;
-    let frames = replay.remaining();
-    let state = recovery::replay(replay, State::new(Seeded(rng.u64()))).await?;
-    tracing::info!(container = %id, %epoch, frames, segments = state.len(), "container recovered");
+    // Only now: whoever had the log before cannot note a checkpoint in it any more.
+    let index = index.open(id).await?;
+    let kept_from = replay.first().0;
+    let started = Instant::now();
+    let state = recovery::recover(&*index, &log, replay, Seeded(rng.u64())).await?;
+    tracing::info!(
+        container = %id,
+        %epoch,
+        kept_from,
+        frame = state.frame,
+        segments = state.len(),
+        elapsed = ?started.elapsed(),
+        "container recovered"
+    );
     let metrics = Metrics::new(id);
     metrics.state(&state);
+    metrics.kept_from.set(kept_from);
     let shared = Arc::new(Shared {
         id,
         state: RwLock::new(state),
         log,
+        index,
+        checkpoints: Triggers::default(),
         owner: memory.frames().owner(),
         memory,
         waiters: Waiters::new(config.waiters, id),
@@ -94,7 +117,8 @@ pub(crate) async fn open(
     );
     let ended = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(shared.clone(), pipeline, ended.clone()));
+    let (shared_too, requests_too) = (shared.clone(), requests.clone());
+    tasks.spawn(serve(shared_too, pipeline, requests_too, ended.clone()));
     let container = Container::new(shared, fillers, requests, ended);
     Ok((container, Running(tasks)))
 }
@@ -114,16 +138,35 @@ impl Drop for Ending {
     }
 }
 
-/// Runs the sequencer, then closes the log.
+/// Runs the sequencer beside the checkpoints, then makes the last checkpoint and closes index and log.
 async fn serve(
     shared: Arc<Shared>,
     pipeline: Pipeline,
+    requests: mpsc::Sender<Request>,
     ended: CancellationToken,
 ) -> Result<(), Error> {
     let ending = Ending { shared, ended };
     let shared = &ending.shared;
-    let outcome = pipeline.run(shared.stopping.clone()).await;
+    let mut checkpoints = JoinSet::new();
+    let own = shared.clone();
+    checkpoints.spawn(async move {
+        let outcome = checkpoint::run(own.clone(), requests).await;
+        own.stopping.cancel();
+        outcome
+    });
+    let sequenced = pipeline.run(shared.stopping.clone()).await;
     shared.stopping.cancel();
+    let outcome = match checkpoints.join_next().await {
+        Some(Ok(ended)) => sequenced.and(ended),
+        Some(Err(panicked)) if panicked.is_panic() => {
+            std::panic::resume_unwind(panicked.into_panic())
+        }
+        Some(Err(_)) | None => sequenced,
+    };
+    if outcome.is_ok() {
+        checkpoint::last(shared).await;
+    }
+    shared.index.close().await;
     match &outcome {
         Ok(()) => {
             // Nothing is lost if this fails: the next opening seals the log instead.

@@ -66,6 +66,12 @@ impl MemoryBudget {
         }
     }
 
+    /// Returns how many bytes the index may keep of what it has read, all containers together: half of
+    /// its tenth; the other half is for what is on its way to it.
+    pub fn index_cache_bytes(&self) -> u64 {
+        self.0.shares.index / 2
+    }
+
     pub(crate) fn frames(&self) -> &Frames {
         &self.0.frames
     }

@@ -68,12 +68,17 @@ pub(crate) struct Metrics {
     pub(crate) frames: Count,
     pub(crate) frame_bytes: Count,
     pub(crate) reread_bytes: Count,
+    pub(crate) checkpoints: Count,
+    pub(crate) checkpoint_bytes: Count,
+    pub(crate) checkpoint_failures: Count,
     pub(crate) in_flight: Level,
     pub(crate) inbox: Level,
     pub(crate) segments: Level,
     pub(crate) extents: Level,
     pub(crate) table_entries: Level,
     pub(crate) table_bytes: Level,
+    pub(crate) dirty: Level,
+    pub(crate) kept_from: Level,
     frame_seconds: Histogram,
 }
 
@@ -89,12 +94,17 @@ impl Metrics {
             frames: count("segmentstore_frames_total"),
             frame_bytes: count("segmentstore_frame_bytes_total"),
             reread_bytes: count("segmentstore_reread_bytes_total"),
+            checkpoints: count("segmentstore_checkpoints_total"),
+            checkpoint_bytes: count("segmentstore_checkpoint_bytes_total"),
+            checkpoint_failures: count("segmentstore_checkpoint_failures_total"),
             in_flight: level("segmentstore_frames_in_flight"),
             inbox: level("segmentstore_inbox_depth"),
             segments: level("segmentstore_segments"),
             extents: level("segmentstore_tail_extents"),
             table_entries: level("segmentstore_table_entries"),
             table_bytes: level("segmentstore_table_bytes"),
+            dirty: level("segmentstore_changed_segments"),
+            kept_from: level("segmentstore_log_kept_from"),
             frame_seconds: histogram!("segmentstore_frame_seconds", labels(Some(container))),
         }
     }
@@ -116,6 +126,7 @@ impl Metrics {
         self.extents.set(state.totals.extents);
         self.table_entries.set(state.totals.table_entries);
         self.table_bytes.set(state.totals.table_bytes);
+        self.dirty.set(state.dirty.len() as u64);
     }
 }
 
@@ -178,6 +189,21 @@ fn describe() {
             "Bytes read back from the log for readers",
         ),
         (
+            "segmentstore_checkpoints_total",
+            Unit::Count,
+            "Checkpoints written to the index",
+        ),
+        (
+            "segmentstore_checkpoint_bytes_total",
+            Unit::Bytes,
+            "Their bytes",
+        ),
+        (
+            "segmentstore_checkpoint_failures_total",
+            Unit::Count,
+            "Failed attempts to write one, each repeated",
+        ),
+        (
             CREDIT_WAITS,
             Unit::Count,
             "Operations that had to wait for memory before they were read",
@@ -209,6 +235,16 @@ fn describe() {
             "Entries of table segments",
         ),
         ("segmentstore_table_bytes", Unit::Bytes, "Memory they take"),
+        (
+            "segmentstore_changed_segments",
+            Unit::Count,
+            "Segments that changed since the last checkpoint",
+        ),
+        (
+            "segmentstore_log_kept_from",
+            Unit::Count,
+            "Number of the oldest frame the log is kept from",
+        ),
         (
             WAITERS,
             Unit::Count,

@@ -64,6 +64,12 @@ pub(crate) enum Operation<'a> {
     FlushCommit(Placed<'a>),
     /// Bytes that lay in packs lie in another one from now on.
     Compact(Placed<'a>),
+    /// The index has everything up to a frame: the log is not needed for that any more.
+    CheckpointEnd {
+        frame: u64,
+        /// The number of the operation behind that frame's last one.
+        next_seq: u64,
+    },
 }
 
 /// Appends of one segment, joined.
@@ -283,6 +289,7 @@ const SET_ATTRIBUTES: u8 = 6;
 const TABLE_UPDATE_TYPE: u8 = 7;
 const FLUSH_COMMIT: u8 = 8;
 const COMPACT: u8 = 9;
+const CHECKPOINT_END: u8 = 10;
 
 impl<'a> Operation<'a> {
     /// Writes the record, for all but appends, whose payload is gathered: see [`encode_run`].
@@ -342,6 +349,11 @@ impl<'a> Operation<'a> {
             }
             Self::FlushCommit(placed) => placed.encode(FLUSH_COMMIT, out),
             Self::Compact(placed) => placed.encode(COMPACT, out),
+            Self::CheckpointEnd { frame, next_seq } => {
+                header(out, CHECKPOINT_END, 0, 16);
+                out.put_u64_le(frame);
+                out.put_u64_le(next_seq);
+            }
         }
     }
 }
@@ -442,6 +454,10 @@ impl<'a> Records<'a> {
             }
             FLUSH_COMMIT => Operation::FlushCommit(cursor.placed(sid.0)?),
             COMPACT => Operation::Compact(cursor.placed(sid.0)?),
+            CHECKPOINT_END => Operation::CheckpointEnd {
+                frame: sid.0,
+                next_seq: cursor.u64()?,
+            },
             _ => return Err("a record of an unknown type"),
         };
         if cursor.rest.is_empty() {

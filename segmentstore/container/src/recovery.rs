@@ -1,12 +1,82 @@
-//! The log → the state, through the same `apply` as live traffic.
+//! Index and log → the state: what the index has, then the frames behind it through the same `apply` as
+//! live traffic.
 //!
 //! Payloads are not copied and frames are not kept: only where they lie is remembered.
 
-use sarit_wal::Replay;
+use bytes::Buf;
+use sarit_wal::{DurableLog, FrameNo, Replay};
 
 use crate::Error;
+use crate::index::entries::{self, Applied};
+use crate::index::snapshot::Snapshot;
+use crate::index::{Index, keys};
 use crate::operation::Records;
-use crate::state::State;
+use crate::shared::Shared;
+use crate::state::{Seeded, Sid, State};
+
+/// Rebuilds the state from the index and a log that was just opened, whose frames are `replay`.
+///
+/// # Errors
+/// The log's or the index's; [`Error::Broken`] with the frame that does not fit;
+/// [`Error::DamagedIndex`] if the index is not that of the log.
+pub(crate) async fn recover(
+    index: &dyn Index,
+    log: &DurableLog,
+    replay: Replay,
+    hasher: Seeded,
+) -> Result<State, Error> {
+    let (first, last) = (replay.first().0, log.durable().0);
+    let damaged = |what: String| Err(Error::DamagedIndex(what.into()));
+    let Some(applied) = Applied::of(index).await? else {
+        if first > 1 {
+            return damaged(format!(
+                "it is empty, and the log begins with frame {first}"
+            ));
+        }
+        return self::replay(replay, State::new(hasher)).await;
+    };
+    let frame = applied.frame;
+    if frame + 1 < first {
+        return damaged(format!(
+            "it ends with frame {frame}, and the log begins with frame {first}"
+        ));
+    }
+    if frame > last {
+        return damaged(format!(
+            "it ends with frame {frame}, and the log with frame {last}"
+        ));
+    }
+    let state = load(index, applied, hasher).await?;
+    if frame + 1 == first {
+        return self::replay(replay, state).await;
+    }
+    drop(replay);
+    let replay = log.read_frames(FrameNo(frame + 1), FrameNo(last + 1));
+    self::replay(replay, state).await
+}
+
+/// Loads what the index has.
+async fn load(index: &dyn Index, applied: Applied, hasher: Seeded) -> Result<State, Error> {
+    let mut state = State::at(applied, hasher);
+    entries::load_packs(index, |id, used| state.usage.restore_pack(id, used)).await?;
+    let mut sids = Vec::new();
+    entries::each(index, keys::all(keys::Space::Segment), |mut key, _| {
+        if key.len() != 8 {
+            return Err(Error::DamagedIndex(
+                "a segment's key has a wrong length".into(),
+            ));
+        }
+        sids.push(Sid(key.get_u64()));
+        Ok(())
+    })
+    .await?;
+    for sid in sids {
+        if let Some(segment) = entries::load(index, sid).await? {
+            state.insert(sid, segment);
+        }
+    }
+    Ok(state)
+}
 
 /// Applies all frames of a log to `state`.
 ///
@@ -30,6 +100,41 @@ pub(crate) async fn replay(mut replay: Replay, mut state: State) -> Result<State
                 .map_err(broken)?;
         }
         state.next_seq += u64::from(frame.ops());
+        state.frame = number;
     }
     Ok(state)
+}
+
+/// Recovers a copy from the index and from what a cut left of the log, and compares it with the state.
+///
+/// # Errors
+/// As [`recover`]; [`Error::Broken`] if the copy is another one, or needs a frame that was cut off.
+pub(crate) async fn check(shared: &Shared, keep_from: FrameNo) -> Result<(), Error> {
+    let (live, digest) = {
+        let state = shared.state.read();
+        (state.applied(), Snapshot::of(&state).digest())
+    };
+    let broken = |what| Error::Broken {
+        frame: live.frame,
+        what,
+    };
+    let applied = Applied::of(&*shared.index).await?;
+    let applied = applied.ok_or_else(|| broken("the log was cut, and the index is empty"))?;
+    if applied.frame + 1 < keep_from.0 {
+        return Err(broken("a frame was cut off that the index does not have"));
+    }
+    let hasher = shared.state.read().hasher();
+    let copy = load(&*shared.index, applied, hasher).await?;
+    let (from, to) = (FrameNo(applied.frame + 1), FrameNo(live.frame + 1));
+    let copy = replay(shared.log.read_frames(from, to), copy).await?;
+    if Snapshot::of(&copy).digest() != digest {
+        return Err(broken("what is left after a cut makes another state"));
+    }
+    for frame in copy.usage.frames() {
+        if frame < keep_from.0 {
+            return Err(broken("a frame was cut off that holds bytes of a segment"));
+        }
+        shared.log.read(FrameNo(frame)).await?;
+    }
+    Ok(())
 }

@@ -1,11 +1,15 @@
 //! What the handle, the sequencer and readers of one container share.
 
+use std::sync::Arc;
+
 use parking_lot::RwLock;
 use sarit_proto::ids::ContainerId;
 use sarit_wal::DurableLog;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::Triggers;
+use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::read::waiters::Waiters;
 use crate::state::State;
@@ -20,6 +24,8 @@ pub(crate) struct Shared {
     /// What is durable.
     pub(crate) state: RwLock<State>,
     pub(crate) log: DurableLog,
+    pub(crate) index: Arc<dyn Index>,
+    pub(crate) checkpoints: Triggers,
     pub(crate) memory: MemoryBudget,
     /// Whose frames ours are, in the process's stores of frames.
     pub(crate) owner: u64,

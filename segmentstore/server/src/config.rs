@@ -35,6 +35,8 @@ pub struct Config {
     pub wal: sarit_wal::Config,
     /// The containers.
     pub container: sarit_container::Config,
+    /// The containers' index.
+    pub index: Index,
     /// What one peer, and all of them, may take.
     pub limits: Limits,
 }
@@ -53,6 +55,25 @@ impl Default for Memory {
     fn default() -> Self {
         Self { budget: 256 << 20 }
     }
+}
+
+/// The index: what containers were at their last checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Index {
+    /// What it is kept in; fixed once the data directory has one.
+    pub engine: Engine,
+}
+
+/// What an index is kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// SlateDB.
+    #[default]
+    Slatedb,
+    /// One file per container, all of it in memory and written as a whole by every checkpoint.
+    Snapshot,
 }
 
 /// What peers may take. Raising a limit lets one peer, or all together, hold more memory.
@@ -100,6 +121,7 @@ impl Default for Config {
             memory: Memory::default(),
             wal: sarit_wal::Config::default(),
             container: sarit_container::Config::default(),
+            index: Index::default(),
             limits: Limits::default(),
         }
     }

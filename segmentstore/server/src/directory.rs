@@ -3,8 +3,13 @@
 //! ```text
 //! LOCK     held while a process uses the directory
 //! FORMAT   JSON: uuid, version, slots, containers; written once, when the directory is created
+//! chain/   which files are whose log
 //! wal/     the log
+//! index/   what was true at the last checkpoint of each container
 //! ```
+//!
+//! Version 1 had no index and never cut the log; this release goes on with such a directory, which
+//! becomes one of version 2 then, because older releases could not read a log without its beginning.
 //!
 //! The file FORMAT appears last and in one piece, so a directory without it holds nothing yet.
 
@@ -20,7 +25,7 @@ use crate::Error;
 use crate::routing::SLOTS;
 
 /// The version this release writes, and the newest it reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Far more than FORMAT ever has.
 const FORMAT_BYTES_MAX: u64 = 64 << 10;
 
@@ -67,7 +72,16 @@ impl Directory {
             })?;
         let file = dir.join("FORMAT");
         let format = match read_file(disk, &file, FORMAT_BYTES_MAX).await {
-            Ok(bytes) => Format::parse(dir, &file, &bytes)?,
+            Ok(bytes) => {
+                let mut format = Format::parse(dir, &file, &bytes)?;
+                if format.version < VERSION {
+                    format.version = VERSION;
+                    write_file_atomically(disk, &file, format.encode())
+                        .await
+                        .map_err(io("write", &file))?;
+                }
+                format
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let format = Format {
                     uuid: format!("{:032x}", rng.u128()),
@@ -168,7 +182,7 @@ mod tests {
     async fn a_newer_format_is_refused_whatever_else_it_says() {
         let dir = tempfile::tempdir().unwrap();
         open(dir.path(), 4).await.unwrap();
-        let newer = Bytes::from_static(br#"{"version": 2, "shape": "new"}"#);
+        let newer = Bytes::from_static(br#"{"version": 3, "shape": "new"}"#);
         let file = dir.path().join("FORMAT");
         write_file_atomically(&RealDisk, &file, newer)
             .await
@@ -177,11 +191,28 @@ mod tests {
         assert!(matches!(
             error,
             Error::FutureFormat {
-                found: 2,
+                found: 3,
                 supported: VERSION,
                 ..
             }
         ));
+    }
+
+    #[tokio::test]
+    async fn a_directory_of_version_1_becomes_one_of_version_2() {
+        let dir = tempfile::tempdir().unwrap();
+        let format = open(dir.path(), 4).await.unwrap().format;
+        let old = Format {
+            version: 1,
+            ..format.clone()
+        };
+        let file = dir.path().join("FORMAT");
+        write_file_atomically(&RealDisk, &file, old.encode())
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            assert_eq!(open(dir.path(), 4).await.unwrap().format, format);
+        }
     }
 
     #[tokio::test]

@@ -56,6 +56,9 @@ pub enum Error {
     /// The log could not be opened, or failed.
     #[error("log: {0}")]
     Wal(#[from] sarit_wal::Error),
+    /// The place of the index cannot be used.
+    #[error(transparent)]
+    Index(sarit_container::Error),
     /// A container ended by itself.
     #[error("container {id}: {source}")]
     Container {

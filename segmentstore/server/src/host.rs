@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use sarit_container::{Container, MemoryBudget};
+use sarit_container::{Container, Indexes, MemoryBudget};
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::ContainerId;
 use sarit_wal::Wal;
@@ -53,6 +53,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) rng: Rng,
     pub(crate) memory: MemoryBudget,
+    pub(crate) index: Indexes,
     pub(crate) config: sarit_container::Config,
 }
 
@@ -139,12 +140,13 @@ impl Host {
             clock: parts.clock.clone(),
             rng,
             memory: parts.memory.clone(),
+            index: parts.index.clone(),
         };
         let opened = Container::open(id, &parts.wal, own, parts.config.clone()).await;
         let (container, mut running) = match opened {
             Ok(opened) => opened,
             Err(source) if is_damage(&source) => {
-                error!(container = %id, %source, "container does not start, its log is damaged");
+                error!(container = %id, %source, "container does not start, its log or its index is damaged");
                 slot.send_replace(ContainerState::Refused(source.to_string().into()));
                 stop.cancelled().await;
                 return Ok(());
@@ -179,6 +181,7 @@ fn is_damage(error: &sarit_container::Error) -> bool {
     matches!(
         error,
         E::Broken { .. }
+            | E::DamagedIndex(_)
             | E::Wal(sarit_wal::Error::Corrupt { .. } | sarit_wal::Error::ForeignFile { .. })
     )
 }

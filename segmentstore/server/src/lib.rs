@@ -28,7 +28,7 @@ mod routing;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use sarit_container::MemoryBudget;
+use sarit_container::{Indexes, MemoryBudget, SlateStore};
 use sarit_env::{Clock, Disk, Listener, Net, Rng};
 use sarit_wal::Wal;
 use tokio::sync::OnceCell;
@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use admin::{ContainerReport, Health, Inspect, Report};
-pub use config::{Config, Limits, Memory};
+pub use config::{Config, Engine, Index, Limits, Memory};
 pub use error::Error;
 pub use host::ContainerState;
 
@@ -272,7 +272,9 @@ async fn open_containers(
         .get_or_try_init(|| open_log(&config, &parts, &inspect))
         .await?
         .clone();
+    let index = open_index(&config, &parts, &inspect)?;
     let own = host::Parts {
+        index,
         wal: wal.clone(),
         clock: parts.clock,
         rng: parts.rng,
@@ -291,6 +293,19 @@ async fn open_log(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<W
     let (clock, rng) = (parts.clock.clone(), parts.rng.split());
     let (disk, settings) = (parts.disk.clone(), config.wal.clone());
     Ok(Wal::open_local(disk, &config.data, settings, identity, clock, rng).await?)
+}
+
+/// Opens the place of all indexes, `index/` in the data directory.
+fn open_index(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<Indexes, Error> {
+    let folder = config.data.join("index");
+    Ok(match config.index.engine {
+        Engine::Snapshot => Indexes::files(parts.disk.clone(), folder),
+        Engine::Slatedb => {
+            let cache = inspect.memory.index_cache_bytes();
+            let store = SlateStore::local(&folder, cache, parts.clock.clone());
+            Indexes::slate(store.map_err(Error::Index)?)
+        }
+    })
 }
 
 fn ended_early(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Error {

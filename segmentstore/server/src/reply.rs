@@ -154,7 +154,12 @@ impl Refused<'_> {
             error @ Error::WrongOffset { .. } => {
                 Self::unspecified(request_id, self.segment, error.to_string())
             }
-            Error::Stopping | Error::OutcomeUnknown | Error::Wal(_) | Error::Broken { .. } => {
+            Error::Stopping
+            | Error::OutcomeUnknown
+            | Error::Wal(_)
+            | Error::Index(_)
+            | Error::DamagedIndex(_)
+            | Error::Broken { .. } => {
                 return Err(Close::Container);
             }
         })

@@ -117,6 +117,11 @@ impl Replay {
         Ok(Some(frame))
     }
 
+    /// Returns the number of the next frame, or of the one that would follow the last.
+    pub fn first(&self) -> FrameNo {
+        FrameNo(self.expected.start)
+    }
+
     /// Returns how many frames are still to come.
     pub fn remaining(&self) -> u64 {
         self.expected.end - self.expected.start

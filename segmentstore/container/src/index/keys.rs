@@ -2,14 +2,16 @@
 //! order is that of the bytes, and little-endian in values.
 //!
 //! ```text
-//! 00                       → next seq u64 | next sid u64
+//! 00                       → next seq u64 | next sid u64 | frame u64
 //! 01 | name                → sid u64
-//! 02 | sid                 → start | length | modified_ms | events: 8 bytes each | kind u8 | sealed u8 | key length u16
+//! 02 | sid                 → start | length | modified_ms | events: 8 bytes each | kind u8 | sealed u8 | key length u16 | name
 //! 03 | sid | offset        → frame u64, or 2⁶³ + pack u64 | position u32 | length u32
 //! 04 | sid | attribute id  → i64
 //! 05 | sid | key           → version u64 | value
 //! 08 | pack                → bytes in use u64 | length of the object u64
 //! ```
+
+use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sarit_proto::ids::AttributeId;
@@ -66,6 +68,25 @@ pub(crate) fn table_entry(sid: Sid, key_bytes: &[u8]) -> Bytes {
 
 pub(crate) fn pack(id: PackId) -> Bytes {
     key(Space::Pack, |out| out.put_u64(id.get()))
+}
+
+/// Returns the range of one segment's keys of one kind.
+pub(crate) fn of_segment(space: Space, sid: Sid) -> Range<Bytes> {
+    let at = |sid: u64| key(space, |out| out.put_u64(sid));
+    at(sid.0)..at(sid.0 + 1)
+}
+
+/// Returns the range of all keys of one kind.
+pub(crate) fn all(space: Space) -> Range<Bytes> {
+    Bytes::copy_from_slice(&[space as u8])..Bytes::copy_from_slice(&[space as u8 + 1])
+}
+
+/// Returns the first key behind one.
+pub(crate) fn behind(key: &Bytes) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.put_slice(key);
+    next.put_u8(0);
+    next.freeze()
 }
 
 fn key(space: Space, rest: impl FnOnce(&mut BytesMut)) -> Bytes {

@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::keys;
-use crate::Kind;
+use super::{entries, keys};
 use crate::state::State;
 
 /// A whole state.
@@ -20,48 +19,12 @@ impl Snapshot {
     /// Dumps a state.
     pub(crate) fn of(state: &State) -> Self {
         let mut snapshot = Self::default();
-        snapshot.put(keys::container(), |out| {
-            out.put_u64_le(state.next_seq);
-            out.put_u64_le(state.next_sid.0);
-        });
+        snapshot.put(keys::container(), state.applied().value());
         for (sid, segment) in state.segments() {
-            snapshot.put(keys::name(&segment.name), |out| out.put_u64_le(sid.0));
-            snapshot.put(keys::segment(sid), |out| {
-                let (kind, key_length) = match segment.kind {
-                    Kind::Stream => (0, 0),
-                    Kind::Table { key_length } => (1, key_length),
-                };
-                out.put_u64_le(segment.start);
-                out.put_u64_le(segment.length);
-                out.put_i64_le(segment.modified_ms);
-                out.put_i64_le(segment.events);
-                out.put_u8(kind);
-                out.put_u8(u8::from(segment.sealed));
-                out.put_u16_le(key_length);
-            });
-            for extent in &segment.extents {
-                snapshot.put(keys::extent(sid, extent.offset), |out| {
-                    out.put_u64_le(extent.place.to_bits());
-                    out.put_u32_le(extent.position);
-                    out.put_u32_le(extent.length);
-                });
-            }
-            for (id, value) in segment.numbers.iter() {
-                snapshot.put(keys::attribute(sid, id), |out| out.put_i64_le(value));
-            }
-            let entries = segment.table.iter().flat_map(|table| table.iter());
-            for (key, version, value) in entries {
-                snapshot.put(keys::table_entry(sid, key), |out| {
-                    out.put_u64_le(version);
-                    out.put_slice(value);
-                });
-            }
+            entries::entries(sid, segment, &mut |key, value| snapshot.put(key, value));
         }
         for (id, used) in state.usage.packs() {
-            snapshot.put(keys::pack(*id), |out| {
-                out.put_u64_le(used.live);
-                out.put_u64_le(used.size);
-            });
+            snapshot.put(keys::pack(*id), entries::pack_value(*used));
         }
         snapshot
     }
@@ -76,9 +39,7 @@ impl Snapshot {
         hasher.finish()
     }
 
-    fn put(&mut self, key: Bytes, value: impl FnOnce(&mut BytesMut)) {
-        let mut out = BytesMut::new();
-        value(&mut out);
-        self.0.insert(key, out.freeze());
+    fn put(&mut self, key: Bytes, value: Bytes) {
+        self.0.insert(key, value);
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Shares {
     pub(crate) frames: u64,
     /// Frames read back from the log.
     pub(crate) blocks: u64,
+    /// The index: what it read, and what is on its way to it.
+    pub(crate) index: u64,
 }
 
 impl Shares {
@@ -26,6 +28,7 @@ impl Shares {
             operations: (bytes / 4).min(CREDIT_BYTES_MAX),
             frames: bytes / 5 * 2,
             blocks: bytes / 4,
+            index: bytes / 10,
         }
     }
 }
@@ -44,7 +47,7 @@ mod tests {
     fn shares_stay_within_the_budget() {
         for bytes in [0, 1 << 20, 256 << 20, 1 << 40] {
             let shares = Shares::of(bytes);
-            let sum = shares.operations + shares.frames + shares.blocks;
+            let sum = shares.operations + shares.frames + shares.blocks + shares.index;
             assert!(sum <= bytes.max(BUDGET_BYTES_MIN), "{bytes}: {shares:?}");
         }
     }

@@ -183,6 +183,7 @@ impl Pipeline {
     fn note_space(&mut self) {
         let space = self.space.borrow_and_update();
         self.full = matches!(*space, Space::Full { .. });
+        self.shared.checkpoints.hurry(self.full);
         let id = self.shared.id;
         match &*space {
             Space::Ok => tracing::debug!(container = %id, "the log has room"),
@@ -200,9 +201,13 @@ impl Pipeline {
             && self.has_room(bytes)
             && let Some(request) = self.waiting.pop_front()
         {
+            #[cfg(test)]
+            let own = request.wish.is_own();
             let reply = self.perform(&state, request);
             #[cfg(test)]
-            self.trace(None);
+            if !own {
+                self.trace(None);
+            }
             self.answer(reply);
         }
         while !self.full
@@ -359,6 +364,10 @@ impl Pipeline {
                 caller,
                 speculation.table_remove(state, &name, &keys, length, out),
             ),
+            Wish::CheckpointEnd(applied, caller) => {
+                speculation.checkpoint_end(applied, out);
+                Answer::Nothing(caller, Ok(()))
+            }
         });
         Reply::Request(answer)
     }
@@ -460,7 +469,11 @@ impl Pipeline {
                 self.speculation.retire(&operation, flight.last_seq);
             }
             state.next_seq = flight.last_seq + 1;
+            state.frame = number;
             shared.metrics.state(&state);
+            shared
+                .checkpoints
+                .grown(flight.bytes, state.dirty.len(), &shared.config);
         }
         self.woken.sort_unstable();
         self.woken.dedup();

@@ -6,6 +6,7 @@ use sarit_proto::ids::AttributeId;
 use sarit_proto::wire::field::{TableEntry, TableKey};
 
 use super::reply::{Caller, Destination};
+use crate::index::entries::Applied;
 use crate::operation::ATTRIBUTE;
 use crate::{AppendOp, Error, Kind, Offset};
 
@@ -55,12 +56,19 @@ pub(crate) enum Wish {
     OverwriteAttributes(Vec<(AttributeId, i64)>, Caller<()>),
     TableUpdate(Vec<TableEntry>, Option<i64>, Caller<Vec<i64>>),
     TableRemove(Vec<TableKey>, Option<i64>, Caller<()>),
+    CheckpointEnd(Applied, Caller<()>),
 }
 
 impl Wish {
     /// Returns whether it may use the log's reserve: it brings little, and may make room.
     pub(crate) fn is_exempt(&self) -> bool {
         !matches!(self, Self::TableUpdate(..))
+    }
+
+    /// Returns whether the container itself asks.
+    #[cfg(test)]
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self, Self::CheckpointEnd(..))
     }
 
     /// Answers that nothing was done.
@@ -72,6 +80,7 @@ impl Wish {
             | Self::Truncate(_, caller)
             | Self::Delete { caller, .. }
             | Self::OverwriteAttributes(_, caller)
+            | Self::CheckpointEnd(_, caller)
             | Self::TableRemove(.., caller) => drop(caller.send(Err(STOPPING))),
             Self::Seal(caller) => drop(caller.send(Err(STOPPING))),
             Self::UpdateAttribute(.., caller) => drop(caller.send(Err(STOPPING))),
@@ -94,7 +103,8 @@ impl Wish {
             Self::Seal(_)
             | Self::Truncate(..)
             | Self::Delete { .. }
-            | Self::UpdateAttribute(..) => 0,
+            | Self::UpdateAttribute(..)
+            | Self::CheckpointEnd(..) => 0,
         }
     }
 }

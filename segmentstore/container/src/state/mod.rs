@@ -6,6 +6,7 @@
 //! its frame is durable. No I/O, no clock, no tokio.
 
 pub(crate) mod admit;
+pub(crate) mod dirty;
 mod hash;
 pub(crate) mod segment;
 pub(crate) mod usage;
@@ -15,10 +16,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) use admit::Speculation;
+pub(crate) use dirty::Dirty;
 pub(crate) use hash::Seeded;
 pub(crate) use segment::{Extent, Medium, Place, Segment, Sid};
-pub(crate) use usage::Usage;
+pub(crate) use usage::{PackUse, Usage};
 
+use crate::index::Batch;
+use crate::index::entries::Applied;
 use crate::operation::{Malformed, Operation, Placed, Run};
 
 /// The durable state of a container.
@@ -30,8 +34,12 @@ pub(crate) struct State {
     pub(crate) next_sid: Sid,
     /// The number the next operation gets.
     pub(crate) next_seq: u64,
+    /// The last frame applied.
+    pub(crate) frame: u64,
     pub(crate) totals: Totals,
     pub(crate) usage: Usage,
+    /// What the index does not have yet.
+    pub(crate) dirty: Dirty,
 }
 
 /// Sums over all segments, kept up to date.
@@ -57,9 +65,20 @@ impl State {
             segments: HashMap::with_hasher(hasher),
             next_sid: Sid(1),
             next_seq: 1,
+            frame: 0,
             totals: Totals::default(),
             usage: Usage::default(),
+            dirty: Dirty::new(hasher),
         }
+    }
+
+    /// Starts with what an index has, segments aside.
+    pub(crate) fn at(applied: Applied, hasher: Seeded) -> Self {
+        let mut state = Self::new(hasher);
+        state.next_seq = applied.next_seq;
+        state.next_sid = applied.next_sid;
+        state.frame = applied.frame;
+        state
     }
 
     pub(crate) fn hasher(&self) -> Seeded {
@@ -93,7 +112,30 @@ impl State {
         all.into_iter().map(|(sid, segment)| (*sid, segment))
     }
 
-    /// Puts a segment in place, as a snapshot has it. What it needs of the log is counted here; what it
+    /// Returns how far it has come.
+    pub(crate) fn applied(&self) -> Applied {
+        Applied {
+            frame: self.frame,
+            next_seq: self.next_seq,
+            next_sid: self.next_sid,
+        }
+    }
+
+    /// Begins a checkpoint of this moment and returns which it is.
+    pub(crate) fn begin_checkpoint(&mut self) -> Applied {
+        let (applied, hasher) = (self.applied(), self.hasher());
+        let packs = self.usage.take_changed();
+        self.dirty.begin(applied, &packs, hasher);
+        applied
+    }
+
+    /// Writes down up to `count` segments of the checkpoint begun, and returns it when it is complete.
+    pub(crate) fn take_checkpoint(&mut self, count: usize) -> Option<Batch> {
+        let segments = &self.segments;
+        self.dirty.take(count, |sid| segments.get(&sid))
+    }
+
+    /// Puts a segment in place, as the index has it. What it needs of the log is counted here; what it
     /// needs of packs is counted with them, see [`Usage::restore_pack`].
     pub(crate) fn insert(&mut self, sid: Sid, segment: Segment) {
         self.count(&segment, u64::wrapping_add);
@@ -145,16 +187,18 @@ impl State {
                     segment.set_attribute(id, value);
                 }
                 self.insert(sid, segment);
+                self.dirty.created(sid);
                 Ok(Effect::None)
             }
             Operation::Seal { sid } => {
-                let segment = self.at(sid)?;
+                let segment = self.changing(sid)?;
                 segment.sealed = true;
                 segment.modified_ms = time_ms;
                 Ok(Effect::Wakes(sid))
             }
             Operation::Truncate { sid, start } => {
                 let segment = self.segments.get_mut(&sid).ok_or(NO_SEGMENT)?;
+                self.dirty.touch(sid, segment);
                 if !(segment.start..=segment.length).contains(&start) {
                     return Err("a truncation outside of its segment");
                 }
@@ -167,6 +211,7 @@ impl State {
                 Ok(Effect::None)
             }
             Operation::Delete { sid } => {
+                self.changing(sid)?;
                 let segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
                 self.names.remove(&segment.name);
                 self.count(&segment, u64::wrapping_sub);
@@ -174,10 +219,11 @@ impl State {
                     self.usage.drop(extent);
                 }
                 self.usage.mark(sid, false);
+                self.dirty.removed(sid, segment.table);
                 Ok(Effect::Wakes(sid))
             }
             Operation::SetAttributes { sid, attributes } => {
-                let segment = self.at(sid)?;
+                let segment = self.changing(sid)?;
                 for (id, value) in attributes.iter() {
                     segment.set_attribute(id, value);
                 }
@@ -188,10 +234,15 @@ impl State {
                 self.place(placed);
                 Ok(Effect::None)
             }
+            Operation::CheckpointEnd { .. } => Ok(Effect::None),
             Operation::TableUpdate { sid, base, changes } => {
-                let segment = self.at(sid)?;
+                let segment = self.segments.get_mut(&sid).ok_or(NO_SEGMENT)?;
                 if segment.length != base {
                     return Err("a table update at the wrong place");
+                }
+                let index = self.dirty.touch(sid, segment);
+                for change in changes.iter() {
+                    index.touch(change.key);
                 }
                 let table = segment.table.as_mut().ok_or("a table update of a stream")?;
                 let before = (table.len() as u64, table.bytes);
@@ -213,6 +264,7 @@ impl State {
             let Some(segment) = self.segments.get_mut(&run.sid) else {
                 continue;
             };
+            self.dirty.touch(run.sid, segment);
             let before = segment.extents.len() as u64;
             let moved = Extent {
                 offset: run.offset,
@@ -230,6 +282,7 @@ impl State {
 
     fn append(&mut self, frame: u64, time_ms: i64, run: Run<'_>) -> Result<Effect, Malformed> {
         let segment = self.segments.get_mut(&run.sid).ok_or(NO_SEGMENT)?;
+        self.dirty.touch(run.sid, segment);
         if segment.length != run.offset || segment.sealed || segment.table.is_some() {
             return Err("an append at the wrong place");
         }
@@ -257,8 +310,11 @@ impl State {
         Ok(Effect::Wakes(run.sid))
     }
 
-    fn at(&mut self, sid: Sid) -> Result<&mut Segment, Malformed> {
-        self.segments.get_mut(&sid).ok_or(NO_SEGMENT)
+    /// Returns a segment that is going to change.
+    fn changing(&mut self, sid: Sid) -> Result<&mut Segment, Malformed> {
+        let segment = self.segments.get_mut(&sid).ok_or(NO_SEGMENT)?;
+        self.dirty.touch(sid, segment);
+        Ok(segment)
     }
 }
 

@@ -64,6 +64,12 @@ impl Place {
         (self.0 & Self::PACK == 0).then_some(self.0)
     }
 
+    /// Returns the place of a stored number; `None` if no pack has that number.
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let possible = bits & Self::PACK == 0 || PackId::from_number(bits ^ Self::PACK).is_some();
+        possible.then_some(Self(bits))
+    }
+
     /// Returns it as one number, for storing.
     pub(crate) fn to_bits(self) -> u64 {
         self.0

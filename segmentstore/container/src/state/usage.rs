@@ -18,6 +18,8 @@ pub(crate) struct Usage {
     dirty: BTreeSet<Sid>,
     /// Packs that lost their last reference, until someone takes note.
     garbage: Vec<PackId>,
+    /// Packs whose counts changed since the last checkpoint.
+    changed: BTreeSet<PackId>,
 }
 
 /// How much of a pack is in use.
@@ -46,6 +48,7 @@ impl Usage {
             Medium::Frame(number) => self.frames.add(number, extent.length),
             Medium::Pack(id) => {
                 self.packs.entry(id).or_default().live += u64::from(extent.length);
+                self.changed.insert(id);
             }
         }
     }
@@ -57,6 +60,7 @@ impl Usage {
             Medium::Pack(id) => {
                 let used = self.packs.entry(id).or_default();
                 used.live -= u64::from(extent.length);
+                self.changed.insert(id);
                 if used.live == 0 {
                     self.packs.remove(&id);
                     self.garbage.push(id);
@@ -82,9 +86,19 @@ impl Usage {
     /// Notes the length of a pack's object, or that nobody refers to it from the start.
     pub(crate) fn sized(&mut self, id: PackId, size: u64) {
         match self.packs.get_mut(&id) {
-            Some(used) => used.size = size,
+            Some(used) => {
+                used.size = size;
+                self.changed.insert(id);
+            }
             None => self.garbage.push(id),
         }
+    }
+
+    /// Takes the packs whose counts changed since the last call, with what they are now.
+    pub(crate) fn take_changed(&mut self) -> Vec<(PackId, Option<PackUse>)> {
+        let changed = std::mem::take(&mut self.changed);
+        let now = |id| (id, self.packs.get(&id).copied());
+        changed.into_iter().map(now).collect()
     }
 
     /// Returns the packs that segments refer to.
@@ -100,6 +114,14 @@ impl Usage {
     /// Takes the packs that lost their last reference since the last call.
     pub(crate) fn take_garbage(&mut self) -> Vec<PackId> {
         std::mem::take(&mut self.garbage)
+    }
+
+    /// Returns all frames with bytes that lie in the log only.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = u64> + '_ {
+        let counts = (self.frames.first..).zip(&self.frames.counts);
+        counts
+            .filter(|(_, count)| **count > 0)
+            .map(|(number, _)| number)
     }
 
     /// Returns how many bytes of segments lie in the log only.

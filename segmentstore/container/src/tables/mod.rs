@@ -80,6 +80,20 @@ impl Table {
         version - base
     }
 
+    /// Puts an entry in place, as the index has it.
+    pub(crate) fn restore(&mut self, key: &[u8], version: u64, value: &[u8]) {
+        let (key, value) = copy(key, value);
+        self.bytes += ENTRY_OVERHEAD + (key.len() + value.len()) as u64;
+        self.by_version.insert(version, key.clone());
+        self.entries.insert(key, Entry { version, value });
+    }
+
+    /// Returns the version and the value of a key.
+    pub(crate) fn entry(&self, key: &[u8]) -> Option<(u64, &Bytes)> {
+        let entry = self.entries.get(key)?;
+        Some((entry.version, &entry.value))
+    }
+
     /// Returns all entries in the order of their keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, u64, &Bytes)> {
         let entries = self.entries.iter();

@@ -15,32 +15,38 @@ use sarit_proto::ids::{AttributeId, ContainerId, NULL_ATTRIBUTE, WriterId};
 use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
 use sarit_wal::memory::{Memory, MemoryFaults};
 use sarit_wal::{LogId, Wal};
+use slatedb::object_store::memory::InMemory;
 use tokio::sync::{mpsc, oneshot};
 
 use super::model::{Answer, Model, Operation, Segment};
 use crate::pipeline::reply::Caller;
 use crate::pipeline::{Request, Wish};
 use crate::recovery;
-use crate::state::{Seeded, State};
+use crate::state::Seeded;
 use crate::{
-    AppendOp, Appender, Config, Container, Error, Kind, MemoryBudget, Offset, Outcomes, Parts,
-    Permit, Running,
+    AppendOp, Appender, Config, Container, Error, Indexes, Kind, MemoryBudget, Offset, Outcomes,
+    Parts, Permit, Running, SlateStore, SnapshotMemory,
 };
 
 const CONNECTIONS: u64 = 3;
 const ACTIONS: u64 = 250;
 
-/// Where the log lives; outlives the container.
-enum Store {
+/// Where log and index live; outlives the container.
+struct Store {
+    log: Log,
+    index: Indexes,
+}
+
+enum Log {
     Memory(Memory),
     Disk(SimDisk),
 }
 
 impl Store {
     async fn wal(&self, rng: &Rng) -> Wal {
-        match self {
-            Self::Memory(memory) => Wal::memory(memory),
-            Self::Disk(disk) => {
+        match &self.log {
+            Log::Memory(memory) => Wal::memory(memory),
+            Log::Disk(disk) => {
                 let disk: Arc<dyn Disk> = Arc::new(disk.clone());
                 let (clock, config) = (Clock::from_fn(|| 5), sarit_wal::Config::tiny());
                 let dir = Path::new("/data");
@@ -51,12 +57,12 @@ impl Store {
     }
 
     fn slow(&self, latency: Duration) {
-        match self {
-            Self::Memory(memory) => memory.set_faults(MemoryFaults {
+        match &self.log {
+            Log::Memory(memory) => memory.set_faults(MemoryFaults {
                 latency,
                 ..MemoryFaults::default()
             }),
-            Self::Disk(disk) => disk.set_faults(DiskFaults {
+            Log::Disk(disk) => disk.set_faults(DiskFaults {
                 sync_time_max: latency,
                 ..DiskFaults::default()
             }),
@@ -64,9 +70,9 @@ impl Store {
     }
 
     fn crash(&self, rng: &Rng) {
-        match self {
-            Self::Memory(memory) => memory.crash(rng),
-            Self::Disk(disk) => disk.cut_power(),
+        match &self.log {
+            Log::Memory(memory) => memory.crash(rng),
+            Log::Disk(disk) => disk.cut_power(),
         }
     }
 }
@@ -148,10 +154,14 @@ impl Life {
             clock: Clock::from_fn(|| 5),
             rng: rng.split(),
             memory: MemoryBudget::default(),
+            index: store.index.clone(),
         };
         let config = Config {
             frame_bytes: 512,
             frame_operations: 12,
+            checkpoint_bytes: 2_000 + rng.below(20_000),
+            checkpoint_segments: 1_000,
+            check_cuts: true,
             ..Config::default()
         };
         let opened = Container::open(ContainerId(3), &wal, parts, config).await;
@@ -336,16 +346,38 @@ impl Life {
         }
     }
 
+    /// Lets go of everything but what was asked and seen.
+    fn end(self) -> Ended {
+        let order = std::mem::take(&mut *self.container.0.shared.trace.lock());
+        let connections = self.connections.into_iter().map(|c| c.asked.into());
+        Ended {
+            order,
+            appends: (0..).zip(connections).collect(),
+            requests: self.requests.into_iter().map(|(asked, _)| asked).collect(),
+            peeks: self.peeks,
+        }
+    }
+}
+
+/// What is left of a life.
+struct Ended {
+    /// The order of all operations, as the sequencer notes it.
+    order: Vec<(Option<u64>, u64)>,
+    appends: BTreeMap<u64, VecDeque<Asked>>,
+    requests: VecDeque<Asked>,
+    peeks: Vec<Peek>,
+}
+
+impl Ended {
     /// Compares all that was told with the model, from `model` on. `durable` is the number of the next
     /// operation that the log is known to hold. Returns the model at that point.
-    fn verify(mut self, mut model: Model, durable: u64, all_answered: bool) -> Model {
-        let order = std::mem::take(&mut *self.container.0.shared.trace.lock());
-        let mut appends: BTreeMap<u64, VecDeque<Asked>> = BTreeMap::new();
-        for (number, connection) in self.connections.drain(..).enumerate() {
-            appends.insert(number as u64, connection.asked.into());
-        }
-        let mut requests: VecDeque<_> = self.requests.drain(..).map(|(asked, _)| asked).collect();
-        let mut peeks = std::mem::take(&mut self.peeks);
+    fn verify(self, mut model: Model, durable: u64, all_answered: bool) -> Model {
+        let Self {
+            order,
+            mut appends,
+            mut requests,
+            mut peeks,
+        } = self;
         let matches = |peek: &Peek, model: &Model, at: usize| {
             peek.at >= at && model.0.get(&peek.name).map(visible) == peek.seen
         };
@@ -558,9 +590,13 @@ async fn history(seed: u64, store: fn(&Rng) -> Store) -> u64 {
             life.wal.close().await.expect("the disk works");
         }
         life.collect();
+        let last = life.container.digest();
+        // Whoever opens the log next is alone with it, as after a real crash.
+        let ended = life.end();
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let durable = durable(&store, &rng).await;
-        digest = digest.rotate_left(7) ^ life.container.digest() ^ durable;
-        model = life.verify(model, durable, !crash);
+        digest = digest.rotate_left(7) ^ last ^ durable;
+        model = ended.verify(model, durable, !crash);
     }
     digest
 }
@@ -569,8 +605,9 @@ async fn history(seed: u64, store: fn(&Rng) -> Store) -> u64 {
 async fn durable(store: &Store, rng: &Rng) -> u64 {
     let wal = store.wal(rng).await;
     let opened = wal.open_log(LogId(3)).await.expect("opens");
-    let state = State::new(Seeded(1));
-    let state = recovery::replay(opened.replay, state).await;
+    let index = store.index.open(ContainerId(3)).await.expect("opens");
+    let state = recovery::recover(&*index, &opened.log, opened.replay, Seeded(1)).await;
+    index.close().await;
     wal.close().await.expect("the disk works");
     state.expect("the log is whole").next_seq
 }
@@ -593,17 +630,38 @@ fn seeds() -> Vec<u64> {
 }
 
 fn in_memory(_: &Rng) -> Store {
-    Store::Memory(Memory::default())
+    Store {
+        log: Log::Memory(Memory::default()),
+        index: Indexes::memory(&SnapshotMemory::default()),
+    }
 }
 
 fn on_disk(rng: &Rng) -> Store {
-    Store::Disk(SimDisk::new(rng.split()))
+    let disk = SimDisk::new(rng.split());
+    let index = Indexes::files(Arc::new(disk.clone()), "/data/index".into());
+    let log = Log::Disk(disk);
+    Store { log, index }
+}
+
+fn on_slate(_: &Rng) -> Store {
+    let clock = Clock::from_fn(|| 1_700_000_000_000);
+    Store {
+        log: Log::Memory(Memory::default()),
+        index: Indexes::slate(SlateStore::new(Arc::new(InMemory::new()), 1 << 20, clock)),
+    }
 }
 
 #[test]
 fn every_answer_is_that_of_a_serial_container_and_outlives_a_crash() {
     for seed in seeds() {
         run(seed, in_memory);
+    }
+}
+
+#[test]
+fn every_answer_outlives_a_crash_with_its_index_in_slatedb() {
+    for seed in seeds() {
+        run(seed, on_slate);
     }
 }
 

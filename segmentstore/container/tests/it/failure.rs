@@ -31,7 +31,8 @@ async fn a_failed_log_ends_the_container_and_leaves_outcomes_unknown() {
         assert!(matches!(late, Err(Error::Stopping)));
         assert!(matches!(world.read("s", 0).await, Err(Error::Stopping)));
         let (memory, config, budget) = (world.memory, world.config, world.budget);
-        let world = World::open(memory, config, budget).await.unwrap();
+        let opened = World::open(memory, world.index, config, budget).await;
+        let world = opened.unwrap();
         let last = world.connect().setup("s", 1).await.unwrap();
         assert_eq!(last, if stored { 2 } else { 1 });
         let bytes: &[u8] = if stored { b"abcdef" } else { b"abc" };
@@ -50,7 +51,8 @@ async fn an_owner_that_was_replaced_acknowledges_nothing() {
         world.config.clone(),
         world.budget.clone(),
     );
-    let next = World::open(memory, config, budget).await.unwrap();
+    let index = world.index.clone();
+    let next = World::open(memory, index, config, budget).await.unwrap();
     let lost = old.append("s", 1, 2, b"def").await.unwrap_err();
     assert!(matches!(lost, Error::OutcomeUnknown), "{lost:?}");
     assert!(matches!(world.running.await, Err(Error::Wal(_))));

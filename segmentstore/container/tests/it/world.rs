@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sarit_container::{
-    AppendOp, Appender, Config, Container, Done, Error, Kind, MemoryBudget, Offset, Outcome,
-    Outcomes, Parts, Permit, Running,
+    AppendOp, Appender, Config, Container, Done, Error, Indexes, Kind, MemoryBudget, Offset,
+    Outcome, Outcomes, Parts, Permit, Running, SnapshotMemory,
 };
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::{ContainerId, WriterId};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 /// A container, and the memory its log lives in.
 pub(crate) struct World {
     pub(crate) memory: Memory,
+    pub(crate) index: SnapshotMemory,
     pub(crate) budget: MemoryBudget,
     pub(crate) config: Config,
     pub(crate) container: Container,
@@ -37,12 +38,14 @@ impl World {
     }
 
     pub(crate) async fn with(config: Config, budget: MemoryBudget) -> Self {
-        let memory = Memory::default();
-        Self::open(memory, config, budget).await.expect("opens")
+        let (memory, index) = (Memory::default(), SnapshotMemory::default());
+        let opened = Self::open(memory, index, config, budget).await;
+        opened.expect("opens")
     }
 
     pub(crate) async fn open(
         memory: Memory,
+        index: SnapshotMemory,
         config: Config,
         budget: MemoryBudget,
     ) -> Result<Self, Error> {
@@ -51,11 +54,13 @@ impl World {
             clock: Clock::from_fn(|| 1_000),
             rng: Rng::seeded(1),
             memory: budget.clone(),
+            index: Indexes::memory(&index),
         };
         let (container, running) =
             Container::open(ContainerId(0), &wal, parts, config.clone()).await?;
         Ok(Self {
             memory,
+            index,
             budget,
             config,
             container,
@@ -66,9 +71,10 @@ impl World {
     /// Opens the log again, as after a crash of the process that was idle.
     pub(crate) async fn reopen(self) -> Self {
         let (memory, config, budget) = (self.memory, self.config, self.budget);
+        let index = self.index;
         let digest = self.container.digest();
         drop((self.container, self.running));
-        let again = Self::open(memory, config, budget).await;
+        let again = Self::open(memory, index, config, budget).await;
         let again = again.expect("opens again");
         assert_eq!(
             again.container.digest(),

@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use sarit_proto::ids::{AttributeId, NULL_ATTRIBUTE, Offset, WriterId};
 
 use super::{Seeded, Segment, Sid, State};
+use crate::index::entries::Applied;
 use crate::operation::{Attributes, Operation, encode_attributes};
 use crate::{Error, Kind};
 
@@ -396,6 +397,15 @@ impl Speculation {
         Operation::SetAttributes { sid, attributes }.encode(out);
     }
 
+    /// Notes in the log that the index has everything up to `applied`.
+    pub(crate) fn checkpoint_end(&mut self, applied: Applied, out: &mut BytesMut) {
+        self.advance();
+        let Applied {
+            frame, next_seq, ..
+        } = applied;
+        Operation::CheckpointEnd { frame, next_seq }.encode(out);
+    }
+
     /// Forgets what a durable operation made; `last_seq` is that of the last operation in its frame.
     pub(crate) fn retire(&mut self, operation: &Operation<'_>, last_seq: u64) {
         let sid = match *operation {
@@ -439,6 +449,7 @@ impl Speculation {
             | Operation::Delete { sid } => sid,
             // They change nothing that an operation is checked against.
             Operation::FlushCommit(_) | Operation::Compact(_) => return,
+            Operation::CheckpointEnd { .. } => return,
         };
         if let Entry::Occupied(head) = self.heads.entry(sid)
             && head.get().seq <= last_seq

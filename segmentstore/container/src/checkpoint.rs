@@ -1,0 +1,216 @@
+//! Checkpoints, and the cut of the log behind them.
+//!
+//! One task per container: takes hold of what changed up to a frame, writes it to the index as one
+//! batch, notes the end in the log, and only when that is durable cuts the log, in the one place that
+//! does. A checkpoint that cannot be written is repeated; nothing waits for it but the space in the log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sarit_wal::FrameNo;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::index::Batch;
+use crate::index::entries::Applied;
+use crate::pipeline::{Request, Wish};
+use crate::shared::Shared;
+use crate::{Config, Error, recovery};
+
+/// Segments written down with the state locked once.
+const BIT: usize = 256;
+/// How long to wait before a failed checkpoint is tried again: at first, and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MOST: Duration = Duration::from_secs(30);
+/// While the log is full, how long to wait between checkpoints.
+const HURRY: Duration = Duration::from_secs(1);
+/// How long the last checkpoint may delay a stop; without it the next start replays more.
+const LAST: Duration = Duration::from_secs(15);
+
+/// What tells when a checkpoint is due.
+#[derive(Debug, Default)]
+pub(crate) struct Triggers {
+    /// Bytes of log since the last one.
+    bytes: AtomicU64,
+    hurry: AtomicBool,
+    due: Notify,
+}
+
+impl Triggers {
+    /// Notes that the log grew, and how many segments changed since the last checkpoint.
+    pub(crate) fn grown(&self, bytes: usize, changed: usize, config: &Config) {
+        let bytes = bytes as u64 + self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if bytes >= config.checkpoint_bytes || changed >= config.checkpoint_segments {
+            self.due.notify_one();
+        }
+    }
+
+    /// Notes whether the log is full: then every change may make room.
+    pub(crate) fn hurry(&self, hurry: bool) {
+        self.hurry.store(hurry, Ordering::Relaxed);
+        if hurry {
+            self.due.notify_one();
+        }
+    }
+}
+
+/// Returns the first frame the log has to keep.
+///
+/// `checkpoint` is the frame of a checkpoint whose end is durable in the log; `oldest` the oldest frame
+/// that holds bytes which are nowhere else.
+pub(crate) fn cut(checkpoint: u64, oldest: Option<u64>) -> u64 {
+    let keep_from = oldest.map_or(checkpoint + 1, |oldest| oldest.min(checkpoint + 1));
+    if cfg!(planted = "cut_one_frame_early") {
+        return keep_from + 1;
+    }
+    keep_from
+}
+
+/// Makes checkpoints until the container stops.
+pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) -> Result<(), Error> {
+    let period = Duration::from_secs(shared.config.checkpoint_seconds.max(1));
+    loop {
+        let triggers = &shared.checkpoints;
+        let started = Instant::now();
+        let hurry = triggers.hurry.load(Ordering::Relaxed);
+        let until = started + if hurry { HURRY.min(period) } else { period };
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return Ok(()),
+            () = triggers.due.notified() => {
+                // A full log does not make one after the other without end.
+                if triggers.hurry.load(Ordering::Relaxed) {
+                    tokio::select! {
+                        biased;
+                        () = shared.stopping.cancelled() => return Ok(()),
+                        () = sleep_until(started + HURRY) => {}
+                    }
+                }
+            }
+            () = sleep_until(until) => {}
+        }
+        if shared.state.read().dirty.is_empty() {
+            continue;
+        }
+        let Some(applied) = checkpoint(&shared).await? else {
+            return Ok(());
+        };
+        if !note(applied, &requests).await {
+            return Ok(());
+        }
+        truncate(&shared, applied).await?;
+    }
+}
+
+/// Makes the last checkpoint, when nothing changes any more.
+pub(crate) async fn last(shared: &Arc<Shared>) {
+    if shared.state.read().dirty.is_empty() {
+        return;
+    }
+    let (_, batch) = begin(shared).await;
+    match timeout(LAST, shared.index.checkpoint(&batch)).await {
+        Ok(Ok(())) => {
+            shared.metrics.checkpoints.add(1);
+            tracing::debug!(container = %shared.id, "last checkpoint made");
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(container = %shared.id, %error, "no last checkpoint: the next start replays more");
+        }
+        Err(_) => {
+            tracing::warn!(container = %shared.id, "no last checkpoint in time: the next start replays more");
+        }
+    }
+}
+
+/// Writes one checkpoint to the index, however often it takes; `None` if the container stops meanwhile.
+async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
+    shared.checkpoints.bytes.store(0, Ordering::Relaxed);
+    let started = Instant::now();
+    let (applied, batch) = begin(shared).await;
+    let mut wait = RETRY_FIRST;
+    loop {
+        let written = tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => {
+                // Not to be lost: the last checkpoint begins with it.
+                shared.state.write().dirty.give_back(batch);
+                return Ok(None);
+            }
+            written = shared.index.checkpoint(&batch) => written,
+        };
+        match written {
+            Ok(()) => break,
+            Err(error @ Error::DamagedIndex(_)) => return Err(error),
+            Err(error) => {
+                shared.metrics.checkpoint_failures.add(1);
+                tracing::warn!(container = %shared.id, %error, "a checkpoint failed and is repeated; the log is kept meanwhile");
+            }
+        }
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => {}
+            () = tokio::time::sleep(wait) => wait = (2 * wait).min(RETRY_MOST),
+        }
+    }
+    shared.metrics.checkpoints.add(1);
+    shared.metrics.checkpoint_bytes.add(batch.bytes() as u64);
+    tracing::debug!(
+        container = %shared.id,
+        frame = applied.frame,
+        changes = batch.changes.len(),
+        bytes = batch.bytes(),
+        elapsed = ?started.elapsed(),
+        "checkpoint made"
+    );
+    Ok(Some(applied))
+}
+
+async fn begin(shared: &Shared) -> (Applied, Batch) {
+    let applied = shared.state.write().begin_checkpoint();
+    loop {
+        if let Some(batch) = shared.state.write().take_checkpoint(BIT) {
+            return (applied, batch);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Notes the end of a checkpoint in the log; whether it is durable there.
+async fn note(applied: Applied, requests: &mpsc::Sender<Request>) -> bool {
+    let (caller, noted) = oneshot::channel();
+    let request = Request {
+        segment: "".into(),
+        wish: Wish::CheckpointEnd(applied, caller),
+    };
+    requests.send(request).await.is_ok() && matches!(noted.await, Ok(Ok(())))
+}
+
+/// The one place that cuts the log.
+async fn truncate(shared: &Arc<Shared>, applied: Applied) -> Result<(), Error> {
+    let oldest = shared.state.read().usage.oldest_unflushed();
+    let keep_from = cut(applied.frame, oldest);
+    if let Err(error) = shared.log.truncate(FrameNo(keep_from)).await {
+        tracing::warn!(container = %shared.id, %error, "the log was not cut; the next checkpoint tries again");
+        return Ok(());
+    }
+    shared.metrics.kept_from.set(keep_from);
+    if shared.config.check_cuts {
+        recovery::check(shared, FrameNo(keep_from)).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn the_log_is_cut_behind_the_checkpoint_but_never_behind_unstored_bytes() {
+        assert_eq!(cut(7, None), 8);
+        assert_eq!(cut(7, Some(3)), 3);
+        assert_eq!(cut(7, Some(7)), 7);
+        assert_eq!(cut(7, Some(9)), 8);
+        assert_eq!(cut(0, None), 1);
+    }
+}

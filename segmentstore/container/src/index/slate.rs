@@ -1,0 +1,262 @@
+//! The index on SlateDB: a log-structured tree on the same object store as everything else.
+//!
+//! It is the durable index and nothing more. Its own write-ahead log is off, since ours has every
+//! change; a checkpoint is one batch in one memtable, flushed at once. It runs under the conditions of
+//! docs/design/0005: our log says who owns what and is cut only behind a checkpoint that our own log
+//! names; one process per directory; a clock that never goes back; slow polls, bounded retries, a limit
+//! on every wait; small memtables; one shared block cache; none of the database's young parts.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sarit_env::Clock;
+use sarit_proto::ids::ContainerId;
+use slatedb::config::{
+    CloseOptions, CompactionWorkerOptions, CompactorOptions, FlushOptions, FlushType,
+    GarbageCollectorDirectoryOptions, GarbageCollectorOptions, Settings, WriteOptions,
+};
+use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::db_cache::{DbCache, SplitCache};
+use slatedb::object_store::ObjectStore;
+use slatedb::object_store::local::LocalFileSystem;
+use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
+use tokio::time::timeout;
+
+use super::clock::Forward;
+use super::{Batch, Index};
+use crate::Error;
+
+/// Size at which a memtable is flushed by itself. Checkpoints flush before, unless they are larger.
+const MEMTABLE_BYTES: usize = 4 << 20;
+/// How often a database looks for what other processes did to it. There are none: see `clock`.
+const POLL: Duration = Duration::from_secs(10);
+/// Checkpoints that may wait for the compactor, which looks at every [`POLL`] only; then they wait for it.
+const CHECKPOINTS_UNCOMPACTED: usize = 64;
+/// How long a manifest, once replaced, is kept for a process that was stopped and goes on.
+const MANIFEST_AGE: Duration = Duration::from_secs(24 * 3600);
+/// How long other garbage is kept.
+const GARBAGE_AGE: Duration = Duration::from_secs(15 * 60);
+/// How often garbage is looked for.
+const GARBAGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How long a job of a dead worker stays reserved for it.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Retries of one request inside of the database; beyond, the checkpoint is tried again as a whole.
+const RETRIES: u32 = 8;
+/// How long one flush may take before it counts as failed.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long opening and closing may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An object store with one database per container, and the cache they share. Clones are the same.
+#[derive(Clone)]
+pub struct SlateStore {
+    objects: Arc<dyn ObjectStore>,
+    cache: Arc<dyn DbCache>,
+    clock: Clock,
+}
+
+impl SlateStore {
+    /// Uses the databases below `index/` of an object store, with at most `cache_bytes` of blocks in
+    /// memory. No other process may use the same ones.
+    pub fn new(objects: Arc<dyn ObjectStore>, cache_bytes: u64, clock: Clock) -> Self {
+        // Two caches, so that a scan does not push out what every lookup needs.
+        let part = |bytes| -> Option<Arc<dyn DbCache>> {
+            Some(Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
+                max_capacity: bytes,
+                time_to_live: None,
+                time_to_idle: None,
+            })))
+        };
+        let cache = SplitCache::new()
+            .with_block_cache(part(cache_bytes / 2))
+            .with_meta_cache(part(cache_bytes / 2))
+            .build();
+        Self {
+            objects,
+            cache: Arc::new(cache),
+            clock,
+        }
+    }
+
+    /// Uses a folder of this machine, which the caller has locked; it is created if needed.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the folder cannot be used.
+    pub fn local(folder: &Path, cache_bytes: u64, clock: Clock) -> Result<Self, Error> {
+        let unusable = |what: String| Error::Index(format!("{}: {what}", folder.display()).into());
+        // At start-up, before anything is served.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the object store has files of its own"
+        )]
+        std::fs::create_dir_all(folder).map_err(|error| unusable(error.to_string()))?;
+        let store = LocalFileSystem::new_with_prefix(folder);
+        let store = store.map_err(|error| unusable(error.to_string()))?;
+        Ok(Self::new(
+            Arc::new(store.with_fsync(true)),
+            cache_bytes,
+            clock,
+        ))
+    }
+
+    pub(crate) async fn open(&self, container: ContainerId) -> Result<SlateIndex, Error> {
+        let path = format!("index/{container}");
+        let clock = Forward::new(self.clock.clone(), &path, &self.objects).await?;
+        let opening = Db::builder(path, self.objects.clone())
+            .with_settings(settings())
+            .with_system_clock(Arc::new(clock))
+            .with_db_cache(self.cache.clone(), u64::from(container.0))
+            .build();
+        let db = limited("open", OPEN_TIMEOUT, opening).await?;
+        Ok(SlateIndex { db })
+    }
+}
+
+pub(super) fn settings() -> Settings {
+    let directory = |min_age| {
+        Some(GarbageCollectorDirectoryOptions {
+            interval: Some(GARBAGE_INTERVAL),
+            min_age,
+            dry_run: false,
+        })
+    };
+    Settings {
+        // Only checkpoints flush.
+        flush_interval: None,
+        wal_enabled: false,
+        manifest_poll_interval: POLL,
+        manifest_update_timeout: FLUSH_TIMEOUT,
+        l0_sst_size_bytes: MEMTABLE_BYTES,
+        l0_max_ssts: CHECKPOINTS_UNCOMPACTED,
+        l0_max_ssts_per_key: CHECKPOINTS_UNCOMPACTED,
+        l0_flush_parallelism: 1,
+        // A lookup of a name that is not there should not read small tables either.
+        min_filter_keys: 1,
+        compactor_options: Some(CompactorOptions {
+            poll_interval: POLL,
+            manifest_update_timeout: FLUSH_TIMEOUT,
+            max_concurrent_compactions: 1,
+            commit_compacted_interval: Duration::from_secs(5),
+            worker_heartbeat_timeout: WORKER_TIMEOUT,
+            object_store_max_retries: Some(RETRIES),
+            worker: Some(CompactionWorkerOptions {
+                max_concurrent_compactions: 1,
+                compactions_poll_interval: POLL,
+                heartbeat_interval: WORKER_TIMEOUT / 4,
+                max_sst_size: 32 << 20,
+                max_fetch_tasks: 1,
+                bytes_to_fetch: 512 << 10,
+                max_subcompactions: 1,
+                min_filter_keys: 1,
+                ..CompactionWorkerOptions::default()
+            }),
+            ..CompactorOptions::default()
+        }),
+        garbage_collector_options: Some(GarbageCollectorOptions {
+            manifest_options: directory(MANIFEST_AGE),
+            wal_options: None,
+            wal_fence_options: None,
+            compacted_options: directory(GARBAGE_AGE),
+            compactions_options: directory(MANIFEST_AGE),
+            detach_options: None,
+            // A local directory has no conditional overwrite, which they need.
+            boundary_files_enabled: false,
+            object_store_max_retries: Some(RETRIES),
+            ..GarbageCollectorOptions::default()
+        }),
+        object_store_max_retries: Some(RETRIES),
+        ..Settings::default()
+    }
+}
+
+/// One container's database.
+pub(crate) struct SlateIndex {
+    db: Db,
+}
+
+#[async_trait]
+impl Index for SlateIndex {
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, Error> {
+        self.db
+            .get(key)
+            .await
+            .map_err(|error| failed("get", &error))
+    }
+
+    async fn scan(&self, range: Range<Bytes>, count: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        let failed = |error| failed("scan", &error);
+        let mut found = Vec::new();
+        if range.is_empty() {
+            return Ok(found);
+        }
+        let mut iterator = self.db.scan(range).await.map_err(failed)?;
+        while found.len() < count
+            && let Some(entry) = iterator.next().await.map_err(failed)?
+        {
+            found.push((entry.key, entry.value));
+        }
+        Ok(found)
+    }
+
+    async fn checkpoint(&self, batch: &Batch) -> Result<(), Error> {
+        let mut write = WriteBatch::new();
+        for (key, value) in &batch.changes {
+            match value {
+                Some(value) => write.put_bytes(key.clone(), value.clone()),
+                None => write.delete(key),
+            }
+        }
+        let flushed = async {
+            if !write.is_empty() {
+                let options = WriteOptions::default();
+                self.db.write_with_options(write, &options).await?;
+            }
+            let flush_type = FlushType::MemTable;
+            self.db
+                .flush_with_options(FlushOptions { flush_type })
+                .await
+        };
+        limited("checkpoint", FLUSH_TIMEOUT, flushed).await
+    }
+
+    async fn close(&self) {
+        // What no checkpoint waited for need not be there.
+        let options = CloseOptions::default().with_flush_type(None);
+        let closing = self.db.close_with_options(options);
+        if let Err(error) = limited("close", CLOSE_TIMEOUT, closing).await {
+            tracing::debug!(%error, "an index was not closed in order");
+        }
+    }
+}
+
+impl std::fmt::Debug for SlateIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SlateIndex")
+    }
+}
+
+/// Gives the database a limit: some of its waits have none.
+async fn limited<T>(
+    what: &str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, slatedb::Error>>,
+) -> Result<T, Error> {
+    match timeout(limit, work).await {
+        Ok(outcome) => outcome.map_err(|error| failed(what, &error)),
+        Err(_) => Err(Error::Index(format!("{what} took over {limit:?}").into())),
+    }
+}
+
+pub(super) fn failed(what: &str, error: &slatedb::Error) -> Error {
+    let text = format!("{what}: {error}");
+    match error.kind() {
+        ErrorKind::Data | ErrorKind::Invalid => Error::DamagedIndex(text.into()),
+        ErrorKind::Closed(CloseReason::Fenced) => Error::Index(format!("{text} (fenced)").into()),
+        _ => Error::Index(text.into()),
+    }
+}
