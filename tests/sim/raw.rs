@@ -2,12 +2,13 @@
 //! for its last event number on other connections while appends are in flight.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use bytes::{Bytes, BytesMut};
 use sarit_env::{Net, NetStream};
 use sarit_proto::ids::WriterId;
 use sarit_proto::wire::command::{
-    AppendBlockEnd, CreateSegment, GetStreamSegmentInfo, Hello, SetupAppend,
+    AppendBlockEnd, ConditionalBlockEnd, CreateSegment, GetStreamSegmentInfo, Hello, SetupAppend,
 };
 use sarit_proto::wire::{Command, Encoder, FrameDecoder, Reply};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -118,14 +119,56 @@ impl Wire {
         number: i64,
         data: Bytes,
     ) -> io::Result<()> {
-        self.send(AppendBlockEnd {
+        self.send(event(writer, number, data)).await
+    }
+    /// Sets a writer up and sends events in one go, before the server's answer can say which it has.
+    pub(crate) async fn resend(
+        &mut self,
+        segment: &str,
+        writer: WriterId,
+        numbers: RangeInclusive<i64>,
+        data: Bytes,
+    ) -> io::Result<()> {
+        let mut out = Encoder::default();
+        let set_up = SetupAppend {
+            request_id: 1,
             writer_id: writer,
-            size_of_whole_events: data.len() as i32,
+            segment: segment.to_owned(),
+            token: String::new(),
+        };
+        Command::from(set_up).encode(&mut out);
+        for number in numbers {
+            Command::from(event(writer, number, data.clone())).encode(&mut out);
+        }
+        self.stream.write_all(&out.take()).await
+    }
+
+    /// Sends one event to be stored only if the segment has this length.
+    pub(crate) async fn append_at(
+        &mut self,
+        writer: WriterId,
+        number: i64,
+        expected_offset: i64,
+        data: Bytes,
+    ) -> io::Result<()> {
+        self.send(ConditionalBlockEnd {
+            writer_id: writer,
+            event_number: number,
+            expected_offset,
             data,
-            num_events: 1,
-            last_event_number: number,
-            request_id: 2,
+            request_id: 3,
         })
         .await
+    }
+}
+
+fn event(writer: WriterId, number: i64, data: Bytes) -> AppendBlockEnd {
+    AppendBlockEnd {
+        writer_id: writer,
+        size_of_whole_events: data.len() as i32,
+        data,
+        num_events: 1,
+        last_event_number: number,
+        request_id: 2,
     }
 }

@@ -42,8 +42,9 @@ impl Event {
         while bytes.len() < len {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            bytes.push((state >> 56) as u8);
+                .wrapping_add(0x1405_7B7E_F767_814F);
+            let word = state.rotate_left(29).to_be_bytes();
+            bytes.extend_from_slice(&word[..word.len().min(len - bytes.len())]);
         }
         bytes
     }
