@@ -8,6 +8,9 @@ use sarit_tests::history::EVENT_MIN;
 
 use crate::world::{Phase, SharedRef};
 
+/// How long a crash that is to hit the middle of a write waits for one.
+const MID_WRITE_WAIT_MAX: Duration = Duration::from_millis(500);
+
 /// What will go wrong, and how much is written.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -47,7 +50,7 @@ impl Plan {
         let mut crashes_left = self.crashes;
         let mut crash_at = soon(sim, 2_000) + Duration::from_secs(1);
         let mut back_at = None;
-        let mut host = "store";
+        let (mut host, mut mid_write) = ("store", true);
         while !sim.step()? {
             if back_at.is_some_and(|at| sim.elapsed() >= at) {
                 back_at = None;
@@ -77,11 +80,17 @@ impl Plan {
             }
             let audit = phase == Phase::Audit;
             let chaos = phase == Phase::Chaos && writing && crashes_left > 0;
-            let due = chaos && sim.elapsed() >= crash_at;
+            // Mostly in the middle of a write: a power cut at another moment has nothing to drop.
+            let late = sim.elapsed().checked_sub(crash_at);
+            let due = chaos
+                && late.is_some_and(|late| {
+                    !mid_write || disk.unsynced() > 0 || late > MID_WRITE_WAIT_MAX
+                });
             if back_at.is_some() || !(audit || due) {
                 continue;
             }
             crashes_left -= u64::from(due);
+            mid_write = rng.chance(0.7);
             host = if audit || rng.chance(0.8) {
                 "store"
             } else {

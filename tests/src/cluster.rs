@@ -180,8 +180,12 @@ impl Cluster {
             http: https,
         } = &self.ports;
         let mut command = Command::new(binary());
-        // The server takes every SARIT_ variable for a setting of its own.
-        command.env_remove("SARIT_BIN");
+        // The server takes every SARIT_ variable for a setting of its own, or refuses it.
+        for (name, _) in std::env::vars_os() {
+            if is_for_tests(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
         command.arg(verb).arg("--data").arg(self.data.join(folder));
         command.args(["--http-addr", &format!("127.0.0.1:{}", https[http])]);
         if role != Role::SegmentStore {
@@ -357,6 +361,12 @@ impl Drop for Cluster {
     }
 }
 
+/// Whether a variable steers tests, as `SARIT_SEED` does, and is no setting like `SARIT_SECTION__KEY`.
+fn is_for_tests(variable: &str) -> bool {
+    let ours = variable.starts_with("SARIT_") && !variable.contains("__");
+    ours && variable != "SARIT_LOG"
+}
+
 /// Returns a process' resident memory in bytes.
 pub fn rss(pid: u32) -> Option<u64> {
     memory(pid, "VmRSS:")
@@ -382,4 +392,18 @@ fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;
     Some((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_for_tests;
+
+    #[test]
+    fn variables_of_tests_do_not_reach_the_server() {
+        assert!(is_for_tests("SARIT_BIN"));
+        assert!(is_for_tests("SARIT_BAD_INPUTS"));
+        assert!(!is_for_tests("SARIT_SEGMENTSTORE__CONTAINERS"));
+        assert!(!is_for_tests("SARIT_LOG"));
+        assert!(!is_for_tests("PATH"));
+    }
 }

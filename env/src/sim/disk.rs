@@ -129,6 +129,13 @@ impl SimDisk {
         self.0.lock().stats
     }
 
+    /// Returns the bytes that are written and not synced.
+    pub fn unsynced(&self) -> u64 {
+        let state = self.0.lock();
+        let writes = state.inodes.values().flat_map(|inode| &inode.unsynced);
+        writes.map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
     /// Cuts the power: unsynced writes and names are dropped, locks released, open files dead. Faults
     /// of the old boot end, except lying syncs.
     pub fn cut_power(&self) {
@@ -460,7 +467,9 @@ mod tests {
                 .await
                 .unwrap();
         }
+        assert_eq!(disk.unsynced(), 64 * 4096);
         disk.cut_power();
+        assert_eq!(disk.unsynced(), 0);
         assert!(kept.sync_data().await.is_err());
         let names: Vec<_> = disk.list(dir).await.unwrap();
         assert_eq!(names.len(), 1);
