@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use sarit_client::connection::Endpoint;
 use serde::{Deserialize, Serialize};
 
+use crate::stream::transaction::Bounds;
+
 /// The controller's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -15,6 +17,41 @@ pub struct Config {
     pub advertised: Option<String>,
     /// The one segment store there is, if it lives in the same process; without it stores register.
     pub store: Option<StaticStore>,
+    /// How long transactions may stay open.
+    pub transactions: TransactionConfig,
+}
+
+/// Bounds of transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransactionConfig {
+    /// Shortest lease a transaction may begin with, in milliseconds. Lower frees abandoned ones sooner.
+    pub lease_min_ms: u64,
+    /// Longest lease, in milliseconds. Higher keeps abandoned ones longer.
+    pub lease_max_ms: u64,
+    /// Longest life, in milliseconds, however often the lease is renewed.
+    pub life_max_ms: u64,
+}
+
+impl Default for TransactionConfig {
+    fn default() -> Self {
+        Self {
+            lease_min_ms: 10_000,
+            lease_max_ms: 600_000,
+            life_max_ms: 86_400_000,
+        }
+    }
+}
+
+impl TransactionConfig {
+    pub(crate) fn bounds(&self) -> Bounds {
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        Bounds {
+            lease_min_ms: signed(self.lease_min_ms),
+            lease_max_ms: signed(self.lease_max_ms),
+            life_max_ms: signed(self.life_max_ms),
+        }
+    }
 }
 
 /// A segment store known from the start.
@@ -33,6 +70,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             advertised: None,
             store: None,
+            transactions: TransactionConfig::default(),
         }
     }
 }
@@ -43,6 +81,16 @@ impl Config {
     /// # Errors
     /// A sentence that names the setting.
     pub fn validate(&self) -> Result<(), String> {
+        let TransactionConfig {
+            lease_min_ms: min,
+            lease_max_ms: max,
+            life_max_ms: life,
+        } = self.transactions;
+        if min > max || max > life {
+            return Err(format!(
+                "setting transactions: lease_min_ms {min} <= lease_max_ms {max} <= life_max_ms {life}"
+            ));
+        }
         let store = self.store.iter();
         let store = store.flat_map(|store| {
             [

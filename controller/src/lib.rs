@@ -3,6 +3,7 @@
 //! In the order a change takes:
 //! - `api`: gRPC to clients and stores, HTTP to people: parse, call, reply;
 //! - `tasks`: changes that outlive a crash, in steps that may be repeated;
+//! - `periodic`: what happens by the clock;
 //! - `stream`: the rules, pure;
 //! - `segments`, `placement`: the calls to segment stores, and which store serves what;
 //! - [`store`]: versioned records, the only durable state.
@@ -13,6 +14,7 @@
 mod api;
 mod config;
 mod metrics;
+mod periodic;
 mod placement;
 mod segments;
 pub mod store;
@@ -40,7 +42,7 @@ use crate::store::catalog::Catalog;
 use crate::tasks::Tasks;
 
 pub use crate::api::admin::{Check, Health};
-pub use crate::config::{Config, StaticStore};
+pub use crate::config::{Config, StaticStore, TransactionConfig};
 
 /// How long tasks and connections may take to end after stop.
 const STOP_MAX: Duration = Duration::from_secs(1);
@@ -134,7 +136,7 @@ impl Controller {
         let tasks = Tasks::new(
             catalog.clone(),
             segments.clone(),
-            (parts.clock, parts.rng),
+            (parts.clock, parts.rng, config.transactions.bounds()),
             tracker.clone(),
             stop_tasks.clone(),
         );
@@ -192,6 +194,14 @@ impl Controller {
                     Ok(()) => {}
                     Err(error) => error!(%error, "unfinished tasks cannot be taken up"),
                 },
+                () = stopped.cancelled() => {}
+            }
+        });
+        let (stopped, watching) = (self.stop_tasks.clone(), tasks.clone());
+        self.tracker.spawn(async move {
+            tokio::select! {
+                biased;
+                () = watching.watch_transactions() => {}
                 () = stopped.cancelled() => {}
             }
         });

@@ -14,6 +14,9 @@ const SYNC_SECONDS: &str = "controller_metadata_sync_seconds";
 const TASKS: &str = "controller_tasks_total";
 const TASKS_RUNNING: &str = "controller_tasks_running";
 const TASK_RETRIES: &str = "controller_task_retries_total";
+const TRANSACTIONS_OPEN: &str = "controller_transactions_open";
+const TRANSACTIONS: &str = "controller_transactions_total";
+const ROLLED: &str = "controller_rolling_commits_total";
 const STORES: &str = "controller_segment_stores";
 
 /// Registers help and units with the process's recorder. Once, at start.
@@ -33,6 +36,12 @@ pub(crate) fn describe() {
         "Tasks running now; as many again may wait for a place"
     );
     describe_counter!(TASK_RETRIES, "Attempts of task steps repeated, by kind");
+    describe_gauge!(TRANSACTIONS_OPEN, "Transactions that take events");
+    describe_counter!(TRANSACTIONS, "Transactions ended, by how");
+    describe_counter!(
+        ROLLED,
+        "Commits of transactions begun before the stream was scaled"
+    );
     describe_gauge!(STORES, "Segment stores heard of recently");
 }
 
@@ -65,4 +74,16 @@ pub(crate) fn task_retried(kind: &'static str) {
 
 pub(crate) fn segment_stores(live: usize) {
     gauge!(STORES).set(live as f64);
+}
+
+pub(crate) fn open_transactions(count: usize) {
+    gauge!(TRANSACTIONS_OPEN).set(count as f64);
+}
+
+pub(crate) fn transactions_ended(how: &'static str, count: usize) {
+    counter!(TRANSACTIONS, "how" => how).increment(count as u64);
+}
+
+pub(crate) fn rolling_commit() {
+    counter!(ROLLED).increment(1);
 }

@@ -11,10 +11,10 @@ use sarit_client::config::{ConnectionConfig, Retry};
 use sarit_client::connection::Pool;
 use sarit_client::segment::Segments;
 use sarit_client::segment::admin::SegmentPolicy;
+use sarit_client::segment::table::TableKeys;
 use sarit_env::{Net, Rng};
 use sarit_proto::controller::StreamConfig;
 use sarit_proto::ids::Offset;
-use sarit_proto::names::StreamSegment;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -32,6 +32,9 @@ pub(crate) enum Error {
     /// There is no such segment.
     #[error("segment {0} does not exist on the segment store")]
     Missing(String),
+    /// It takes no more bytes.
+    #[error("segment {0} is sealed")]
+    Sealed(String),
     /// It never will do this.
     #[error("segment store refused: {0}")]
     Refused(String),
@@ -52,45 +55,48 @@ pub(crate) trait SegmentStore: Send + Sync {
     /// Says why a call would certainly fail now, or nothing.
     fn trouble(&self) -> Option<String>;
     /// Makes a segment; fine if it exists.
-    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error>;
+    async fn create(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error>;
     /// Changes how a segment's load is judged.
-    async fn set_policy(&self, segment: &StreamSegment, policy: SegmentPolicy)
-    -> Result<(), Error>;
+    async fn set_policy(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error>;
     /// Seals a segment; fine if it is.
-    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error>;
+    async fn seal(&self, segment: &str) -> Result<(), Error>;
     /// Drops what is below `offset`; fine if it is gone.
-    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error>;
+    async fn truncate(&self, segment: &str, offset: Offset) -> Result<(), Error>;
     /// Deletes a segment; fine if it does not exist.
-    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error>;
+    async fn delete(&self, segment: &str) -> Result<(), Error>;
+    /// Makes a table segment with keys of `key_length` bytes; fine if it exists.
+    async fn create_table(&self, segment: &str, key_length: u16) -> Result<(), Error>;
+    /// Appends `sources` to `target` in this order and removes them; those that are gone are passed over.
+    async fn merge(&self, target: &str, sources: &[String]) -> Result<(), Error>;
     /// Finds out whether it answers at all.
     async fn probe(&self) -> Result<(), Error>;
     /// Measures a segment.
-    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error>;
+    async fn extent(&self, segment: &str) -> Result<Extent, Error>;
 }
 
 /// A change of one segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Create(SegmentPolicy),
+    CreateTable(u16),
     SetPolicy(SegmentPolicy),
     Seal,
     Truncate(Offset),
+    Merge(Vec<String>),
     Delete,
 }
 
 impl Call {
     /// Makes the call. A missing segment means that someone deleted it behind our back: what should be
     /// done to it is pointless, and must not hold up its stream for ever.
-    pub(crate) async fn make(
-        self,
-        store: &dyn SegmentStore,
-        segment: &StreamSegment,
-    ) -> Result<(), Error> {
+    pub(crate) async fn make(self, store: &dyn SegmentStore, segment: &str) -> Result<(), Error> {
         let outcome = match self {
             Self::Create(policy) => store.create(segment, policy).await,
+            Self::CreateTable(key_length) => store.create_table(segment, key_length).await,
             Self::SetPolicy(policy) => store.set_policy(segment, policy).await,
             Self::Seal => store.seal(segment).await,
             Self::Truncate(offset) => store.truncate(segment, offset).await,
+            Self::Merge(sources) => merge(store, segment, &sources).await,
             Self::Delete => store.delete(segment).await,
         };
         match outcome {
@@ -101,6 +107,22 @@ impl Call {
             other => other,
         }
     }
+}
+
+/// A sealed target is right if all was merged before it was sealed.
+async fn merge(store: &dyn SegmentStore, target: &str, sources: &[String]) -> Result<(), Error> {
+    let sealed = match store.merge(target, sources).await {
+        Err(error @ Error::Sealed(_)) => error,
+        other => return other,
+    };
+    for source in sources {
+        match store.extent(source).await {
+            Err(Error::Missing(_)) => {}
+            Ok(_) => return Err(sealed),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Returns the policy that a stream's segments get.
@@ -151,36 +173,42 @@ impl SegmentStore for WireStore {
         }
     }
 
-    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error> {
-        let created = self.segments.create(&segment.to_string(), policy).await;
+    async fn create(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
+        let created = self.segments.create(segment, policy).await;
         created.map(drop).map_err(translate)
     }
 
-    async fn set_policy(
-        &self,
-        segment: &StreamSegment,
-        policy: SegmentPolicy,
-    ) -> Result<(), Error> {
-        let updated = self
-            .segments
-            .update_policy(&segment.to_string(), policy)
-            .await;
+    async fn set_policy(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
+        let updated = self.segments.update_policy(segment, policy).await;
         updated.map_err(translate)
     }
 
-    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error> {
-        let sealed = self.segments.seal(&segment.to_string()).await;
+    async fn seal(&self, segment: &str) -> Result<(), Error> {
+        let sealed = self.segments.seal(segment).await;
         sealed.map_err(translate)
     }
 
-    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error> {
-        let truncated = self.segments.truncate(&segment.to_string(), offset).await;
+    async fn truncate(&self, segment: &str, offset: Offset) -> Result<(), Error> {
+        let truncated = self.segments.truncate(segment, offset).await;
         truncated.map_err(translate)
     }
 
-    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error> {
-        let deleted = self.segments.delete(&segment.to_string()).await;
+    async fn delete(&self, segment: &str) -> Result<(), Error> {
+        let deleted = self.segments.delete(segment).await;
         deleted.map(drop).map_err(translate)
+    }
+
+    async fn create_table(&self, segment: &str, key_length: u16) -> Result<(), Error> {
+        let keys = TableKeys::Fixed(key_length);
+        let created = self.segments.create_table(segment, keys).await;
+        created.map(drop).map_err(translate)
+    }
+
+    async fn merge(&self, target: &str, sources: &[String]) -> Result<(), Error> {
+        self.segments
+            .merge(target, sources)
+            .await
+            .map_err(translate)
     }
 
     async fn probe(&self) -> Result<(), Error> {
@@ -190,8 +218,8 @@ impl SegmentStore for WireStore {
         }
     }
 
-    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error> {
-        let info = self.segments.info(&segment.to_string()).await;
+    async fn extent(&self, segment: &str) -> Result<Extent, Error> {
+        let info = self.segments.info(segment).await;
         let info = info.map_err(translate)?;
         Ok(Extent {
             length: info.length,
@@ -203,6 +231,7 @@ impl SegmentStore for WireStore {
 fn translate(error: sarit_client::Error) -> Error {
     match error {
         sarit_client::Error::NoSuchSegment(segment) => Error::Missing(segment),
+        sarit_client::Error::SegmentSealed(segment) => Error::Sealed(segment),
         error if error.is_retryable() => Error::Unavailable(error.to_string()),
         error => Error::Refused(error.to_string()),
     }

@@ -8,18 +8,21 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use sarit_client::segment::admin::SegmentPolicy;
 use sarit_proto::ids::Offset;
-use sarit_proto::names::StreamSegment;
 
 use crate::segments::{Error, Extent, SegmentStore};
 use crate::store::{self, MemoryStore, MetaStore, Outcome, Page, Transaction, Versioned};
 
 /// A segment without bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fake {
     pub(crate) policy: SegmentPolicy,
     pub(crate) start: u64,
     pub(crate) length: u64,
     pub(crate) sealed: bool,
+    /// What was merged into it, in order.
+    pub(crate) merged: Vec<String>,
+    /// Of a table.
+    pub(crate) key_length: u16,
 }
 
 /// Segments in memory. Clones share them.
@@ -45,11 +48,7 @@ impl MemorySegments {
         self.away.store(away, Ordering::Relaxed);
     }
 
-    fn with<R>(
-        &self,
-        segment: &StreamSegment,
-        change: impl FnOnce(&mut Fake) -> R,
-    ) -> Result<R, Error> {
+    fn with<R>(&self, segment: &str, change: impl FnOnce(&mut Fake) -> R) -> Result<R, Error> {
         self.check()?;
         let name = segment.to_string();
         let mut segments = self.segments.lock();
@@ -71,7 +70,7 @@ impl SegmentStore for MemorySegments {
         None
     }
 
-    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error> {
+    async fn create(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
         self.check()?;
         let fake = Fake {
             policy,
@@ -84,19 +83,15 @@ impl SegmentStore for MemorySegments {
         Ok(())
     }
 
-    async fn set_policy(
-        &self,
-        segment: &StreamSegment,
-        policy: SegmentPolicy,
-    ) -> Result<(), Error> {
+    async fn set_policy(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
         self.with(segment, |fake| fake.policy = policy)
     }
 
-    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error> {
+    async fn seal(&self, segment: &str) -> Result<(), Error> {
         self.with(segment, |fake| fake.sealed = true)
     }
 
-    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error> {
+    async fn truncate(&self, segment: &str, offset: Offset) -> Result<(), Error> {
         let cut = self.with(segment, |fake| {
             let possible = offset.0 <= fake.length;
             if possible {
@@ -110,9 +105,44 @@ impl SegmentStore for MemorySegments {
         }
     }
 
-    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error> {
+    async fn delete(&self, segment: &str) -> Result<(), Error> {
         self.check()?;
         self.segments.lock().remove(&segment.to_string());
+        Ok(())
+    }
+
+    async fn create_table(&self, segment: &str, key_length: u16) -> Result<(), Error> {
+        self.check()?;
+        let fake = Fake {
+            key_length,
+            ..Fake::default()
+        };
+        self.segments
+            .lock()
+            .entry(segment.to_owned())
+            .or_insert(fake);
+        Ok(())
+    }
+
+    async fn merge(&self, target: &str, sources: &[String]) -> Result<(), Error> {
+        self.check()?;
+        let mut segments = self.segments.lock();
+        let found = segments.get(target);
+        let found = found.ok_or_else(|| Error::Missing(target.to_owned()))?;
+        let here: Vec<&String> = sources
+            .iter()
+            .filter(|s| segments.contains_key(*s))
+            .collect();
+        if found.sealed {
+            return Err(Error::Sealed(target.to_owned()));
+        }
+        let here: Vec<String> = here.into_iter().cloned().collect();
+        for source in here {
+            let length = segments.remove(&source).map_or(0, |fake| fake.length);
+            let into = segments.get_mut(target).expect("it was found");
+            into.length += length;
+            into.merged.push(source);
+        }
         Ok(())
     }
 
@@ -120,7 +150,7 @@ impl SegmentStore for MemorySegments {
         self.check()
     }
 
-    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error> {
+    async fn extent(&self, segment: &str) -> Result<Extent, Error> {
         self.with(segment, |fake| Extent {
             length: Offset(fake.length),
             sealed: fake.sealed,
@@ -194,40 +224,46 @@ impl SegmentStore for Fused<MemorySegments> {
         None
     }
 
-    async fn create(&self, segment: &StreamSegment, policy: SegmentPolicy) -> Result<(), Error> {
+    async fn create(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
         self.1.burn().await;
         self.0.create(segment, policy).await
     }
 
-    async fn set_policy(
-        &self,
-        segment: &StreamSegment,
-        policy: SegmentPolicy,
-    ) -> Result<(), Error> {
+    async fn set_policy(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
         self.1.burn().await;
         self.0.set_policy(segment, policy).await
     }
 
-    async fn seal(&self, segment: &StreamSegment) -> Result<(), Error> {
+    async fn seal(&self, segment: &str) -> Result<(), Error> {
         self.1.burn().await;
         self.0.seal(segment).await
     }
 
-    async fn truncate(&self, segment: &StreamSegment, offset: Offset) -> Result<(), Error> {
+    async fn truncate(&self, segment: &str, offset: Offset) -> Result<(), Error> {
         self.1.burn().await;
         self.0.truncate(segment, offset).await
     }
 
-    async fn delete(&self, segment: &StreamSegment) -> Result<(), Error> {
+    async fn delete(&self, segment: &str) -> Result<(), Error> {
         self.1.burn().await;
         self.0.delete(segment).await
+    }
+
+    async fn create_table(&self, segment: &str, key_length: u16) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.create_table(segment, key_length).await
+    }
+
+    async fn merge(&self, target: &str, sources: &[String]) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.merge(target, sources).await
     }
 
     async fn probe(&self) -> Result<(), Error> {
         self.0.probe().await
     }
 
-    async fn extent(&self, segment: &StreamSegment) -> Result<Extent, Error> {
+    async fn extent(&self, segment: &str) -> Result<Extent, Error> {
         self.0.extent(segment).await
     }
 }

@@ -2,6 +2,7 @@
 //! appends to it, [`reader`] reads it. Who serves it is asked through [`Locate`].
 
 pub mod admin;
+mod merge;
 pub mod reader;
 pub mod table;
 pub(crate) mod writer;

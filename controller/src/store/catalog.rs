@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sarit_proto::controller::{ReaderGroupConfiguration, StreamConfig};
-use sarit_proto::ids::SegmentId;
+use sarit_proto::ids::{SegmentId, TransactionId};
 use sarit_proto::key_range::KeyRange;
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
 
@@ -268,6 +268,23 @@ impl Catalog {
         self.row(&keys::work(id)).await
     }
 
+    /// Returns a transaction's record, while it has not ended.
+    pub(crate) async fn transaction(
+        &self,
+        id: StreamId,
+        transaction: TransactionId,
+    ) -> Result<Option<Row<records::Transaction>>> {
+        self.row(&keys::transaction(id, transaction)).await
+    }
+
+    /// Returns the first transactions to be committed, in order.
+    pub(crate) async fn queue(&self, id: StreamId, limit: usize) -> Result<Vec<records::Queued>> {
+        let page = self.store.range(&keys::queue(id), None, limit).await?;
+        let rows = page.entries.iter();
+        rows.map(|(key, row)| Ok(records::decode(key, &row.value)?))
+            .collect()
+    }
+
     pub(crate) async fn group(
         &self,
         scope: &ScopeName,
@@ -319,15 +336,14 @@ pub(crate) fn parse_next(key: &str, next: Option<&records::NextEpoch>) -> Result
 
 /// Returns the epochs that a work row is about to begin.
 pub(crate) fn pending(key: &str, work: &records::Work) -> Result<Vec<Transition>> {
-    let next = match &work.job {
-        Some(records::Job::Scale(job)) => job.next.iter(),
-        Some(records::Job::Update(job)) => match &job.scale {
-            Some(scale) => scale.next.iter(),
-            None => return Ok(Vec::new()),
-        },
-        _ => return Ok(Vec::new()),
+    let next: Vec<_> = match &work.job {
+        Some(records::Job::Scale(job)) => vec![&job.next],
+        Some(records::Job::Update(job)) => job.scale.iter().map(|scale| &scale.next).collect(),
+        Some(records::Job::Roll(job)) => vec![&job.merged, &job.resumed],
+        _ => Vec::new(),
     };
-    next.map(|next| parse_next(key, Some(next))).collect()
+    let next = next.into_iter();
+    next.map(|next| parse_next(key, next.as_ref())).collect()
 }
 
 /// Turns an epoch about to begin into its record.

@@ -10,6 +10,9 @@
 //! t/{stream id}/active                   ActiveEpoch, from the first scaling on
 //! t/{stream id}/e/{epoch: 8 hex digits}  EpochRecord: what begins and ends with it
 //! w/{stream id}                          Work: the unfinished task, at most one, so the stream's lock
+//! x/{stream id}/o/{transaction id}       Transaction that has not ended
+//! x/{stream id}/c/{order: 16 hex digits} Queued: a transaction to be committed, in this order
+//! xd/{day}/{stream id}/{transaction id}  Ended: how it ended; days are dropped whole
 //! tag/{scope}/{tag} NUL {stream}         (empty) may be stale: the stream's Config decides
 //! rg/{scope}/{group}                     ReaderGroup
 //! sub/{scope}/{stream}/{scope}/{group}   Subscriber; may be stale: the group's record decides
@@ -17,6 +20,7 @@
 
 use std::fmt;
 
+use sarit_proto::ids::TransactionId;
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
 
 /// The identity of a stream from creation to deletion; a new one for the same name has another.
@@ -88,6 +92,39 @@ pub(crate) fn epoch(id: StreamId, number: i32) -> String {
 
 pub(crate) fn work(id: StreamId) -> String {
     format!("{WORK}{id}")
+}
+
+/// Everything about transactions that have not ended.
+pub(crate) const TRANSACTIONS: &str = "x/";
+/// Everything about transactions that have.
+pub(crate) const ENDED: &str = "xd/";
+
+pub(crate) fn transactions(id: StreamId) -> String {
+    format!("x/{id}/o/")
+}
+
+pub(crate) fn transaction(id: StreamId, transaction: TransactionId) -> String {
+    format!("x/{id}/o/{:032x}", transaction.0)
+}
+
+pub(crate) fn queue(id: StreamId) -> String {
+    format!("x/{id}/c/")
+}
+
+pub(crate) fn queued(id: StreamId, order: u64) -> String {
+    format!("x/{id}/c/{order:016x}")
+}
+
+pub(crate) fn ended_on(day: i64) -> String {
+    format!("{ENDED}{day:08x}/")
+}
+
+pub(crate) fn ended_of(day: i64, id: StreamId) -> String {
+    format!("{ENDED}{day:08x}/{id}/")
+}
+
+pub(crate) fn ended(day: i64, id: StreamId, transaction: TransactionId) -> String {
+    format!("{ENDED}{day:08x}/{id}/{:032x}", transaction.0)
 }
 
 pub(crate) fn tagged(scope: &ScopeName, tag: &str) -> String {

@@ -161,7 +161,7 @@ pub(crate) struct Work {
     pub(crate) scope: String,
     #[prost(string, tag = "2")]
     pub(crate) stream: String,
-    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14, 15, 16")]
     pub(crate) job: Option<Job>,
 }
 
@@ -185,6 +185,75 @@ pub(crate) enum Job {
     /// Make the new segments, seal the old ones, then begin the new epoch.
     #[prost(message, tag = "15")]
     Scale(ScaleJob),
+    /// Commit transactions begun in an earlier epoch, in two epochs of their own.
+    #[prost(message, tag = "16")]
+    Roll(RollJob),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RollJob {
+    /// Duplicates of the segments that the transactions were written beside.
+    #[prost(message, optional, tag = "1")]
+    pub(crate) merged: Option<NextEpoch>,
+    /// Duplicates of the segments that were active.
+    #[prost(message, optional, tag = "2")]
+    pub(crate) resumed: Option<NextEpoch>,
+    /// The transactions, in the order of their commits.
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) queue: Vec<Queued>,
+    /// Whether the stream is being sealed, which goes on after this.
+    #[prost(bool, tag = "4")]
+    pub(crate) then_seal: bool,
+}
+
+/// A transaction that has not ended.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Transaction {
+    #[prost(enumeration = "TransactionState", tag = "1")]
+    pub(crate) state: i32,
+    #[prost(string, tag = "2")]
+    pub(crate) scope: String,
+    #[prost(string, tag = "3")]
+    pub(crate) stream: String,
+    /// Milliseconds since the Unix epoch.
+    #[prost(int64, tag = "4")]
+    pub(crate) created_ms: i64,
+    /// When its life is over, however often its lease is renewed.
+    #[prost(int64, tag = "5")]
+    pub(crate) ends_ms: i64,
+    /// The lease it began with, in milliseconds.
+    #[prost(int64, tag = "6")]
+    pub(crate) lease_ms: i64,
+    /// Its place among the commits of its stream, once committing.
+    #[prost(uint64, tag = "7")]
+    pub(crate) order: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum TransactionState {
+    Unknown = 0,
+    Open = 1,
+    Committing = 2,
+    Aborting = 3,
+}
+
+/// A transaction to be committed.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Queued {
+    #[prost(uint64, tag = "1")]
+    pub(crate) order: u64,
+    #[prost(fixed64, tag = "2")]
+    pub(crate) high: u64,
+    #[prost(fixed64, tag = "3")]
+    pub(crate) low: u64,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct Ended {
+    #[prost(bool, tag = "1")]
+    pub(crate) committed: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -10,6 +10,7 @@
 //! [`PATIENCE`]; one that asks for the same again meanwhile joins the running task. A task whose
 //! segment store is away goes on trying, with a delay, until the controller stops; then the row stays.
 
+mod commit_transactions;
 mod create_group;
 mod create_stream;
 mod delete_group;
@@ -19,14 +20,16 @@ pub(crate) mod scale_stream;
 mod seal_stream;
 #[cfg(test)]
 mod tests;
+pub(crate) mod transactions;
 mod truncate_stream;
 mod update_group;
 mod update_stream;
 
 pub(crate) use hints::subscriptions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -35,13 +38,14 @@ use sarit_env::{Clock, Rng};
 use sarit_proto::controller::{ReaderGroupConfiguration, StreamConfig};
 use sarit_proto::ids::{Offset, SegmentId};
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName, StreamSegment};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::metrics;
+use crate::periodic::leases::Leases;
 use crate::segments::{self, Call, SegmentStore};
 use crate::store::catalog::{self, Catalog, PAGE, Row};
 use crate::store::keys::{self, StreamId};
@@ -49,6 +53,7 @@ use crate::store::records::{Damaged, Job, Work};
 use crate::store::{self, Expect, Outcome, Transaction};
 use crate::stream::epoch::Transition;
 use crate::stream::scale::{self, Scaling};
+use crate::stream::transaction::Bounds;
 
 /// How long a caller waits for a task before it is told to ask again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -84,6 +89,8 @@ pub(crate) enum Request {
     UpdateGroup(ReaderGroupConfiguration),
     /// Remove the group with this id.
     DeleteGroup(String),
+    /// Commit some of the transactions whose commit was accepted.
+    Commit,
     /// Finish what a crash interrupted.
     Resume,
 }
@@ -93,6 +100,8 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     /// It is so now.
     Done,
+    /// Some of it; ask again.
+    More,
     /// There is one of that name already.
     Exists,
     /// The scope does not exist.
@@ -183,6 +192,15 @@ pub(crate) struct Context {
     pub(crate) segments: Arc<dyn SegmentStore>,
     pub(crate) clock: Clock,
     pub(crate) rng: Rng,
+    bounds: Bounds,
+    pub(crate) leases: Leases,
+    /// Whether the open transactions of an earlier run are noted.
+    loaded: watch::Sender<bool>,
+    /// The order that the next commit gets.
+    order: AtomicU64,
+    /// Streams whose queue of commits is about to be worked off.
+    kicked: Mutex<BTreeSet<ScopedStream>>,
+    aborts: Semaphore,
     running: Mutex<BTreeMap<ScopedStream, Running>>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -205,7 +223,7 @@ impl Tasks {
     pub(crate) fn new(
         catalog: Catalog,
         segments: Arc<dyn SegmentStore>,
-        (clock, rng): (Clock, Rng),
+        (clock, rng, bounds): (Clock, Rng, Bounds),
         tracker: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
@@ -214,6 +232,12 @@ impl Tasks {
             segments,
             clock,
             rng,
+            bounds,
+            leases: Leases::default(),
+            loaded: watch::channel(false).0,
+            order: AtomicU64::new(0),
+            kicked: Mutex::default(),
+            aborts: Semaphore::new(transactions::ABORTS_MAX),
             running: Mutex::default(),
             tracker,
             stop,
@@ -227,6 +251,15 @@ impl Tasks {
     /// [`Error::Unavailable`] if it is not finished by then.
     pub(crate) async fn run(&self, stream: &ScopedStream, request: Request) -> Result<Answer> {
         let deadline = Instant::now() + PATIENCE;
+        self.run_until(stream, request, Some(deadline)).await
+    }
+
+    async fn run_until(
+        &self,
+        stream: &ScopedStream,
+        request: Request,
+        deadline: Option<Instant>,
+    ) -> Result<Answer> {
         let late = || Error::Unavailable(format!("a change of {stream} is still in progress"));
         loop {
             let (mut running, joined) = match self.slot(stream, &request)? {
@@ -234,7 +267,10 @@ impl Tasks {
                 Slot::WaitFor(running) => (running, false),
             };
             let outcome = running.outcome.wait_for(Option::is_some);
-            let outcome = timeout_at(deadline, outcome).await.map_err(|_| late())?;
+            let outcome = match deadline {
+                Some(deadline) => timeout_at(deadline, outcome).await.map_err(|_| late())?,
+                None => outcome.await,
+            };
             if joined {
                 let outcome = outcome.map(|outcome| outcome.clone());
                 let stopped = || Error::Unavailable("the controller is stopping".to_owned());
@@ -341,14 +377,15 @@ impl Request {
             Self::CreateGroup(_) => "create reader group",
             Self::UpdateGroup(_) => "update reader group",
             Self::DeleteGroup(_) => "delete reader group",
+            Self::Commit => "commit transactions",
             Self::Resume => "resume",
         }
     }
 
     /// Whether two callers who ask for the same may share the outcome. Of two who compare generations
-    /// only one may win.
+    /// only one may win; a commit's queue may have been read before the second came.
     fn may_be_joined(&self) -> bool {
-        !matches!(self, Self::UpdateGroup(_))
+        !matches!(self, Self::UpdateGroup(_) | Self::Commit)
     }
 }
 
@@ -366,6 +403,7 @@ impl Context {
                 Request::CreateGroup(config) => create_group::begin(self, stream, config).await?,
                 Request::UpdateGroup(config) => update_group::begin(self, stream, config).await?,
                 Request::DeleteGroup(id) => delete_group::begin(self, stream, id).await?,
+                Request::Commit => commit_transactions::begin(self, stream).await?,
                 Request::Resume => Begun::Answered(Answer::Done),
             };
             match begun {
@@ -398,8 +436,10 @@ impl Context {
                 return Ok(());
             };
             let unavailable = match self.work_once(stream, id, &work).await {
+                // One task may have put another in its place.
+                Ok(()) => continue,
                 Err(Error::Unavailable(reason)) => reason,
-                other => return other,
+                Err(error) => return Err(error),
             };
             warn!(%stream, reason = %unavailable, "task waits for the segment store");
             metrics::task_retried(kind(&work.value));
@@ -419,9 +459,10 @@ impl Context {
         match job {
             Job::Create(job) => create_stream::work(self, stream, id, job, done).await,
             Job::Update(job) => update_stream::work(self, stream, id, job, done).await,
-            Job::Seal(_) => seal_stream::work(self, stream, id, done).await,
+            Job::Seal(_) => seal_stream::work(self, stream, id, work.revision, done).await,
             Job::Truncate(job) => truncate_stream::work(self, stream, id, job, done).await,
             Job::Delete(job) => delete_stream::work(self, stream, id, job, done).await,
+            Job::Roll(job) => commit_transactions::work(self, stream, id, job, done).await,
             Job::Scale(job) => scale_stream::work(self, stream, id, job, done).await,
         }
     }
@@ -434,9 +475,9 @@ impl Context {
     }
 
     /// Makes all calls, several at once. Stops at the first failure.
-    async fn call_all(&self, calls: Vec<(StreamSegment, Call)>) -> Result<()> {
+    async fn call_all<S: ToString>(&self, calls: Vec<(S, Call)>) -> Result<()> {
         let calls = calls.into_iter().map(|(segment, call)| {
-            let store = self.segments.clone();
+            let (store, segment) = (self.segments.clone(), segment.to_string());
             async move { call.make(&*store, &segment).await }
         });
         let mut calls = stream::iter(calls).buffer_unordered(CALLS_MAX);
@@ -451,7 +492,7 @@ impl Context {
         let calls = segments.into_iter().map(|segment| {
             let store = self.segments.clone();
             async move {
-                match store.extent(&segment).await {
+                match store.extent(&segment.to_string()).await {
                     Ok(extent) => Ok((segment.id, extent.length)),
                     Err(segments::Error::Missing(_)) => Ok((segment.id, Offset(0))),
                     Err(error) => Err(error),
@@ -504,6 +545,7 @@ fn kind(work: &Work) -> &'static str {
         Some(Job::Truncate(_)) => "truncate stream",
         Some(Job::Delete(_)) => "delete stream",
         Some(Job::Scale(_)) => "scale stream",
+        Some(Job::Roll(_)) => "roll transactions",
         None => "unknown",
     }
 }

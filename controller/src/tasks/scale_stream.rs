@@ -167,7 +167,8 @@ pub(crate) async fn successors(
     let Some(end) = next.into_iter().find(|change| change.ends(segment)) else {
         return Ok(Vec::new());
     };
-    match context.segments.extent(&stream.segment(segment)).await {
+    let name = stream.segment(segment).to_string();
+    match context.segments.extent(&name).await {
         Ok(extent) if !extent.sealed => Ok(Vec::new()),
         Ok(_) | Err(segments::Error::Missing(_)) => Ok(end.successors(segment)),
         Err(error) => Err(error.into()),

@@ -1,13 +1,15 @@
-//! Seal a stream: it takes no more events, and its readers come to an end.
+//! Seal a stream: it takes no more events, and its readers come to an end. Transactions whose commit was
+//! accepted are committed before, open ones are aborted.
 
 use sarit_proto::names::ScopedStream;
 
+use super::commit_transactions::all_ended;
 use super::{Answer, Begun, Context, Result, begun, work_row};
 use crate::segments::Call;
 use crate::store::catalog::state_record;
 use crate::store::keys::{self, StreamId};
 use crate::store::records::{Job, SealJob, encode};
-use crate::store::{Expect, Transaction};
+use crate::store::{Expect, Revision, Transaction};
 use crate::stream::lifecycle::State;
 
 pub(super) async fn begin(context: &Context, stream: &ScopedStream) -> Result<Begun> {
@@ -35,8 +37,12 @@ pub(super) async fn work(
     context: &Context,
     stream: &ScopedStream,
     id: StreamId,
+    row: Revision,
     done: Transaction,
 ) -> Result<()> {
+    if !all_ended(context, stream, id, row).await? {
+        return Ok(());
+    }
     let status = context.catalog.status(id).await?;
     let epoch = context.catalog.active(id).await?;
     let active = epoch.segments.iter();

@@ -1,6 +1,6 @@
 //! The controller's API, one function per call.
 //!
-//! - [`scopes`], [`streams`], [`segments`], [`reader_groups`]: the calls, by subject;
+//! - [`scopes`], [`streams`], [`segments`], [`transactions`], [`reader_groups`]: the calls, by subject;
 //! - [`convert`]: parsing names, errors to statuses, values to messages.
 //!
 //! Clients repeat calls that fail with most statuses for a minute or more. So what can never succeed
@@ -14,6 +14,7 @@ mod segments;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 use sarit_client::connection::Endpoint;
 use sarit_proto::controller::*;
@@ -108,6 +109,13 @@ service! {
         get_delegation_token(StreamInfo) -> DelegationToken = segments::delegation_token;
         scale(ScaleRequest) -> ScaleResponse = segments::scale;
         check_scale(ScaleStatusRequest) -> ScaleStatusResponse = segments::check_scale;
+        create_transaction(CreateTxnRequest) -> CreateTxnResponse = transactions::begin;
+        ping_transaction(PingTxnRequest) -> PingTxnStatus = transactions::ping;
+        commit_transaction(TxnRequest) -> TxnStatus = transactions::commit;
+        abort_transaction(TxnRequest) -> TxnStatus = transactions::abort;
+        check_transaction_state(TxnRequest) -> TxnState = transactions::state;
+        list_completed_transactions(ListCompletedTxnRequest) -> ListCompletedTxnResponse
+            = transactions::list_completed;
         list_subscribers(StreamInfo) -> SubscribersResponse = reader_groups::subscribers;
         update_subscriber_stream_cut(SubscriberStreamCut) -> UpdateSubscriberStatus
             = reader_groups::update_subscriber;
@@ -122,13 +130,6 @@ service! {
     unbuilt {
         get_controller_to_bucket_mapping(ControllerToBucketMappingRequest)
             -> ControllerToBucketMappingResponse = "the mapping of controllers to buckets";
-        create_transaction(CreateTxnRequest) -> CreateTxnResponse = "beginning a transaction";
-        commit_transaction(TxnRequest) -> TxnStatus = "committing a transaction";
-        abort_transaction(TxnRequest) -> TxnStatus = "aborting a transaction";
-        ping_transaction(PingTxnRequest) -> PingTxnStatus = "keeping a transaction open";
-        check_transaction_state(TxnRequest) -> TxnState = "the state of a transaction";
-        list_completed_transactions(ListCompletedTxnRequest) -> ListCompletedTxnResponse
-            = "the list of completed transactions";
         note_timestamp_from_writer(TimestampFromWriter) -> TimestampResponse
             = "noting a writer's time";
         remove_writer(RemoveWriterRequest) -> RemoveWriterResponse

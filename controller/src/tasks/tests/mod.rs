@@ -1,3 +1,5 @@
+mod transactions;
+
 use sarit_proto::controller::scaling_policy::ScalingPolicyType;
 use sarit_proto::controller::{ScalingPolicy, StreamCut, StreamInfo, Tags};
 
@@ -17,9 +19,13 @@ struct World {
 }
 
 fn engine(store: Arc<dyn store::MetaStore>, segments: Arc<dyn SegmentStore>, seed: u64) -> Tasks {
-    let world = (Clock::from_fn(|| 7), Rng::seeded(seed));
+    let bounds = crate::TransactionConfig::default().bounds();
+    let world = (Clock::from_fn(|| 7), Rng::seeded(seed), bounds);
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    Tasks::new(Catalog::new(store), segments, world, tracker, stop)
+    let tasks = Tasks::new(Catalog::new(store), segments, world, tracker.clone(), stop);
+    let watching = tasks.clone();
+    tracker.spawn(async move { watching.watch_transactions().await });
+    tasks
 }
 
 impl World {

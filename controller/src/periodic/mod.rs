@@ -1,0 +1,3 @@
+//! What happens by the clock: open transactions whose lease is over end.
+
+pub(crate) mod leases;

@@ -1,0 +1,343 @@
+use std::time::Duration;
+
+use sarit_proto::ids::TransactionId;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::stream::transaction::{End, State as TransactionState};
+use crate::tasks::transactions::{Accepted, Began, Kept};
+
+const LEASE_MS: i64 = 20_000;
+
+impl World {
+    /// Begins a transaction and writes to each of its segments.
+    async fn begun(&self, tasks: &Tasks, stream: &str) -> TransactionId {
+        let began = tasks.begin_transaction(&named(stream), LEASE_MS).await;
+        let Ok(Began::Open(id, segments)) = began else {
+            panic!("{began:?}");
+        };
+        for segment in segments {
+            let name = named(stream).segment(segment.id).transaction(id);
+            self.segments.grow(&name.to_string(), 5);
+        }
+        id
+    }
+
+    /// Waits until nothing is left of any transaction, and no task runs.
+    async fn drained(&self, tasks: &Tasks) {
+        for _ in 0..1000 {
+            let rows = self.store.snapshot();
+            let left = rows.keys().any(|key| key.starts_with("x/"));
+            if !left && tasks.running().is_empty() {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("not drained: {:?}", self.store.snapshot().keys());
+    }
+
+    /// What was merged into a stream's segments, in order, as short names.
+    fn merged(&self) -> BTreeMap<String, Vec<String>> {
+        let all = self.segments.all().into_iter();
+        let all = all.filter(|(name, _)| name.starts_with("sc/st/"));
+        all.map(|(name, fake)| (name, fake.merged)).collect()
+    }
+
+    fn transaction_segments(&self) -> usize {
+        let all = self.segments.all().into_keys();
+        all.filter(|name| name.contains("#transaction.")).count()
+    }
+}
+
+async fn end(tasks: &Tasks, id: TransactionId, end: End) -> Accepted {
+    tasks.end_transaction(&named("st"), id, end).await.unwrap()
+}
+
+/// Steps of a story, each of which waits for its own end.
+#[derive(Clone, Copy)]
+enum Act {
+    /// Commit the nth transaction begun.
+    Commit(usize),
+    Abort(usize),
+    Scale,
+    Seal,
+}
+
+/// How many transactions begin before and after the stream is scaled, and what follows.
+struct Story {
+    name: &'static str,
+    before: usize,
+    after: Option<usize>,
+    acts: &'static [Act],
+}
+
+const STORIES: [Story; 5] = [
+    Story {
+        name: "commits and an abort",
+        before: 3,
+        after: None,
+        acts: &[Act::Commit(1), Act::Commit(0), Act::Abort(2)],
+    },
+    Story {
+        name: "commits over a scaling",
+        before: 1,
+        after: Some(1),
+        acts: &[Act::Commit(0), Act::Commit(1)],
+    },
+    Story {
+        name: "commits beside a scaling",
+        before: 2,
+        after: None,
+        acts: &[Act::Commit(1), Act::Scale, Act::Commit(0)],
+    },
+    Story {
+        name: "a seal of what is committed and open",
+        before: 2,
+        after: Some(1),
+        acts: &[Act::Commit(0), Act::Seal],
+    },
+    Story {
+        name: "an abort over a scaling",
+        before: 1,
+        after: Some(1),
+        acts: &[Act::Abort(0), Act::Abort(1)],
+    },
+];
+
+async fn prologue(story: &Story) -> (World, Vec<TransactionId>) {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 3, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..story.before {
+        ids.push(world.begun(&tasks, "st").await);
+    }
+    if let Some(after) = story.after {
+        tasks.run(&named("st"), reshape()).await.unwrap();
+        for _ in 0..after {
+            ids.push(world.begun(&tasks, "st").await);
+        }
+    }
+    (world, ids)
+}
+
+/// Plays the acts, each to its end as far as the process lives.
+async fn play(world: &World, tasks: &Tasks, story: &Story, ids: &[TransactionId]) -> Option<()> {
+    let patience = Duration::from_secs(10);
+    let stream = named("st");
+    for act in story.acts {
+        let acted = async {
+            match act {
+                Act::Commit(n) => {
+                    let accepted = tasks.end_transaction(&stream, ids[*n], End::Commit).await;
+                    assert_eq!(accepted, Ok(Accepted::Yes), "{}", story.name);
+                    ended(world, ids[*n]).await;
+                }
+                Act::Abort(n) => {
+                    let accepted = tasks.end_transaction(&stream, ids[*n], End::Abort).await;
+                    assert_eq!(accepted, Ok(Accepted::Yes), "{}", story.name);
+                    ended(world, ids[*n]).await;
+                }
+                Act::Scale => drop(tasks.run(&stream, reshape()).await.ok()?),
+                Act::Seal => drop(tasks.run(&stream, Request::Seal).await.ok()?),
+            }
+            Some(())
+        };
+        timeout(patience, acted).await.ok()??;
+    }
+    Some(())
+}
+
+async fn ended(world: &World, id: TransactionId) {
+    let row = format!("{:032x}", id.0);
+    let open = |key: &String| key.starts_with("x/") && key.ends_with(&row);
+    while world.store.snapshot().keys().any(open) {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Whatever the effect after which the process dies, a new process in which the acts are repeated comes
+/// to the same end: nothing lost, nothing merged twice, no segment left over.
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_any_two_effects_of_a_transaction_changes_nothing_about_its_end() {
+    for story in &STORIES {
+        let (expected, ids) = prologue(story).await;
+        let tasks = expected.tasks(2);
+        play(&expected, &tasks, story, &ids).await.unwrap();
+        let mut effects = 0;
+        loop {
+            let (world, ids) = prologue(story).await;
+            let fuse = Fuse::after(effects);
+            let dying = engine(
+                Arc::new(Fused(world.store.clone(), fuse.clone())),
+                Arc::new(Fused(world.segments.clone(), fuse.clone())),
+                2,
+            );
+            let played = play(&world, &dying, story, &ids).await;
+            if !fuse.is_blown() {
+                played.unwrap();
+                assert!(effects > 5, "{} has few effects", story.name);
+                break;
+            }
+            let place = format!("{} after {effects} effects", story.name);
+            let reborn = world.tasks(3);
+            reborn.resume().await.unwrap();
+            play(&world, &reborn, story, &ids).await.expect(&place);
+            assert_eq!(world.merged(), expected.merged(), "{place}");
+            assert_eq!(world.state(), expected.state(), "{place}");
+            effects += 1;
+        }
+        let open = story.acts.len() < ids.len() && !story.name.contains("seal");
+        assert!(
+            open || expected.transaction_segments() == 0,
+            "{}",
+            story.name
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_are_merged_in_the_order_they_were_accepted() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 2, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(world.begun(&tasks, "st").await);
+    }
+    ids.rotate_left(2);
+    world.segments.set_away(true);
+    for id in &ids {
+        assert_eq!(end(&tasks, *id, End::Commit).await, Accepted::Yes);
+    }
+    world.segments.set_away(false);
+    world.drained(&tasks).await;
+    for (segment, merged) in world.merged() {
+        let number = segment.split('/').next_back().unwrap();
+        let expected = ids.iter();
+        let expected: Vec<_> = expected
+            .map(|id| format!("sc/st/{number}#transaction.{:032x}", id.0))
+            .collect();
+        assert_eq!(merged, expected, "{segment}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolling_commit_is_read_between_the_old_segments_and_the_new() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 1, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let id = world.begun(&tasks, "st").await;
+    let split = Request::Scale(scaling(&[(0, 0)], &[(0.0, 0.5), (0.5, 1.0)]));
+    tasks.run(&named("st"), split).await.unwrap();
+    end(&tasks, id, End::Commit).await;
+    world.drained(&tasks).await;
+    let context = tasks.context();
+    let stream = context
+        .catalog
+        .visible(&named("st"))
+        .await
+        .unwrap()
+        .unwrap();
+    let follow = async |epoch, number| {
+        let id = SegmentId::new(epoch, number);
+        let named = named("st");
+        let heirs = scale_stream::successors(context, &named, stream, id).await;
+        let heirs = heirs.unwrap().into_iter();
+        heirs
+            .map(|heir| (heir.segment.id, heir.predecessors))
+            .collect::<Vec<_>>()
+    };
+    let id = SegmentId::new;
+    // As the official server does it, recorded in `java-rolling-txn`.
+    assert_eq!(follow(1, 1).await, [(id(2, 0), vec![id(1, 1), id(1, 2)])]);
+    let resumed = [(id(3, 1), vec![id(2, 0)]), (id(3, 2), vec![id(2, 0)])];
+    assert_eq!(follow(2, 0).await, resumed);
+    let segments = world.segments.all();
+    assert_eq!(segments["sc/st/0.#epoch.2"].length, 5);
+    assert!(segments["sc/st/0.#epoch.2"].sealed && !segments["sc/st/1.#epoch.3"].sealed);
+    // What begins now is written beside the segments of the epoch that the active one repeats.
+    let next = world.begun(&tasks, "st").await;
+    assert_eq!(next.epoch(), 1);
+    end(&tasks, next, End::Commit).await;
+    world.drained(&tasks).await;
+    assert_eq!(world.segments.all()["sc/st/1.#epoch.3"].length, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_nobody_keeps_open_is_aborted_and_leaves_no_segment() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 2, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let lost = world.begun(&tasks, "st").await;
+    let kept = world.begun(&tasks, "st").await;
+    for _ in 0..5 {
+        sleep(Duration::from_secs(15)).await;
+        let renewed = tasks.keep_transaction(&named("st"), kept, LEASE_MS).await;
+        assert_eq!(renewed, Ok(Kept::Open));
+    }
+    let state = async |id| tasks.transaction_state(&named("st"), id).await.unwrap();
+    assert_eq!(state(lost).await, Some(TransactionState::Aborted));
+    assert_eq!(state(kept).await, Some(TransactionState::Open));
+    assert_eq!(world.transaction_segments(), 2);
+    assert_eq!(end(&tasks, lost, End::Commit).await, Accepted::No);
+    assert_eq!(end(&tasks, lost, End::Abort).await, Accepted::Yes);
+    let renewed = tasks.keep_transaction(&named("st"), lost, LEASE_MS).await;
+    assert_eq!(renewed, Ok(Kept::Not(Some(TransactionState::Aborted))));
+    // Whoever kept it open dies, and so does the controller: the next one ends it.
+    let reborn = world.tasks(2);
+    sleep(Duration::from_secs(21)).await;
+    world.drained(&reborn).await;
+    assert_eq!(world.transaction_segments(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_open_transactions_end_without_a_trace() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 1, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..10_000 {
+        let began = tasks.begin_transaction(&named("st"), LEASE_MS).await;
+        let Ok(Began::Open(id, _)) = began else {
+            panic!("{began:?}");
+        };
+        ids.push(id);
+    }
+    for id in ids.iter().step_by(2) {
+        assert_eq!(end(&tasks, *id, End::Commit).await, Accepted::Yes);
+    }
+    sleep(Duration::from_secs(25)).await;
+    world.drained(&tasks).await;
+    assert_eq!(world.transaction_segments(), 0);
+    assert_eq!(tasks.context().leases.len(), 0);
+    let done = world.store.snapshot();
+    let done = done.keys().filter(|key| key.starts_with("xd/"));
+    assert_eq!(done.count(), 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_out_of_bounds_and_sealed_streams_are_refused() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 1, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    for lease in [-1, 0, 9_999, 600_001, i64::MAX] {
+        let refused = tasks.begin_transaction(&named("st"), lease).await;
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    }
+    let missing = tasks.begin_transaction(&named("none"), LEASE_MS).await;
+    assert_eq!(missing, Ok(Began::NoStream));
+    let open = world.begun(&tasks, "st").await;
+    tasks.run(&named("st"), Request::Seal).await.unwrap();
+    let sealed = tasks.begin_transaction(&named("st"), LEASE_MS).await;
+    assert_eq!(sealed, Ok(Began::Sealed));
+    assert_eq!(end(&tasks, open, End::Commit).await, Accepted::No);
+    let unknown = TransactionId(77);
+    assert_eq!(end(&tasks, unknown, End::Commit).await, Accepted::Unknown);
+}

@@ -1,0 +1,587 @@
+//! What clients do with transactions: begin, keep open, commit, abort, ask.
+//!
+//! None of this takes the stream's place among the tasks: a transaction has a row of its own, and every
+//! change compares it. Commit and abort are accepted by one write; what follows happens by itself, and
+//! again after a crash. A transaction begins with its row, and only then with its segments: so a
+//! segment always has a row that leads to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use sarit_client::segment::admin::SegmentPolicy;
+use sarit_proto::ids::{SegmentId, TransactionId};
+use sarit_proto::names::{ScopeName, ScopedStream, SegmentName, StreamName};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::commit_transactions::{segments_of, today};
+use super::{Answer, CONFLICTS_MAX, Context, Error, RETRY_DELAY_MAX, RETRY_DELAY_MIN, Request};
+use super::{Result, Tasks};
+use crate::metrics;
+use crate::segments::Call;
+use crate::store::catalog::{self, PAGE, Row};
+use crate::store::keys::{self, StreamId};
+use crate::store::records::{self, Damaged, Ended, Queued, TransactionState, encode};
+use crate::store::{Expect, OPERATIONS_MAX, Outcome, Transaction};
+use crate::stream::epoch::Segment;
+use crate::stream::transaction::{End, LeaseRefusal, State, Step};
+
+/// Most open transactions of one controller; each costs a row and about 200 bytes of memory.
+const OPEN_MAX: usize = 100_000;
+/// Aborted transactions whose segments are deleted at once.
+pub(super) const ABORTS_MAX: usize = 64;
+/// How many completed transactions a listing has.
+const LISTED_MAX: usize = 500;
+/// How long completed transactions are remembered, in days, besides today.
+const DAYS_KEPT: i64 = 1;
+
+/// What came of the wish to begin.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Began {
+    /// There is no such stream.
+    NoStream,
+    /// It takes no more events.
+    Sealed,
+    /// It is open, and is written beside these segments.
+    Open(TransactionId, Vec<Segment>),
+}
+
+/// What came of the wish to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// There is no such stream.
+    NoStream,
+    /// There is no such transaction, or it ended long ago.
+    Unknown,
+    /// It will be so, or is.
+    Yes,
+    /// It ends otherwise.
+    No,
+}
+
+/// What came of the wish to keep it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Open,
+    Refused(LeaseRefusal),
+    /// It is not open; nothing if it is unknown.
+    Not(Option<State>),
+}
+
+impl Tasks {
+    /// Begins a transaction: its row, then its segments.
+    pub(crate) async fn begin_transaction(
+        &self,
+        stream: &ScopedStream,
+        lease_ms: i64,
+    ) -> Result<Began> {
+        let context = &self.0;
+        context.loaded().await?;
+        if context.leases.len() >= OPEN_MAX {
+            return Err(Error::Overloaded);
+        }
+        for _ in 0..CONFLICTS_MAX {
+            let Some(id) = context.catalog.visible(stream).await? else {
+                return Ok(Began::NoStream);
+            };
+            let now = context.clock.now_ms();
+            let ends_ms = context.bounds.life(lease_ms, now).map_err(Error::Invalid)?;
+            let status = context.catalog.status(id).await?;
+            if !status.state.is_open() {
+                return Ok(Began::Sealed);
+            }
+            context.check_store()?;
+            let active = context.catalog.active(id).await?;
+            let epoch = active.reference;
+            let number = context.rng.u128() >> 32;
+            let new = TransactionId(u128::from(epoch.cast_unsigned()) << 96 | number);
+            let record = records::Transaction {
+                state: TransactionState::Open as i32,
+                scope: stream.scope.to_string(),
+                stream: stream.stream.to_string(),
+                created_ms: now,
+                ends_ms,
+                lease_ms,
+                order: 0,
+            };
+            let key = keys::transaction(id, new);
+            let begin = Transaction::new()
+                .expect(keys::state(id), Expect::At(status.revision))
+                .expect(&key, Expect::Absent)
+                .put(&key, encode(&record));
+            if context.catalog.store.commit(begin).await? == Outcome::Conflict {
+                continue;
+            }
+            let lease = Duration::from_millis(u64::try_from(lease_ms).unwrap_or(0));
+            let named = Arc::new(stream.clone());
+            let until = Instant::now() + lease;
+            context.leases.note((id, new), named, until, ends_ms);
+            let segments = active.segments.iter().map(|segment| Segment {
+                id: SegmentId::new(epoch, segment.id.number()),
+                range: segment.range,
+            });
+            let segments: Vec<Segment> = segments.collect();
+            let create = Call::Create(SegmentPolicy::default());
+            let creations = calls(stream, &segments, new, &create);
+            // Without its segments it is of no use; it ends when its lease is over.
+            context.call_all(creations).await?;
+            if context.leases.find((id, new)).is_none() {
+                // It ended meanwhile, perhaps before its last segment was made.
+                context
+                    .call_all(calls(stream, &segments, new, &Call::Delete))
+                    .await?;
+            }
+            return Ok(Began::Open(new, segments));
+        }
+        let reason = format!("{stream} is changed by others all the time");
+        Err(Error::Unavailable(reason))
+    }
+
+    /// Gives an open transaction a new lease from now. Costs no write.
+    pub(crate) async fn keep_transaction(
+        &self,
+        stream: &ScopedStream,
+        transaction: TransactionId,
+        lease_ms: i64,
+    ) -> Result<Kept> {
+        let context = &self.0;
+        let Some(id) = context.catalog.visible(stream).await? else {
+            return Ok(Kept::Not(None));
+        };
+        let key = (id, transaction);
+        let (ends_ms, named) = match context.leases.find(key) {
+            Some(found) => found,
+            None => match context.state_of(id, transaction).await? {
+                // Not yet noted after a restart.
+                Some((State::Open, Some(row))) => (row.value.ends_ms, Arc::new(stream.clone())),
+                other => return Ok(Kept::Not(other.map(|(state, _)| state))),
+            },
+        };
+        let now = context.clock.now_ms();
+        match context.bounds.renewed(lease_ms, now, ends_ms) {
+            Ok(lease) => {
+                let until = Instant::now() + Duration::from_millis(lease);
+                context.leases.note(key, named, until, ends_ms);
+                Ok(Kept::Open)
+            }
+            Err(refusal) => Ok(Kept::Refused(refusal)),
+        }
+    }
+
+    /// Accepts the end of a transaction; it comes about by itself.
+    pub(crate) async fn end_transaction(
+        &self,
+        stream: &ScopedStream,
+        transaction: TransactionId,
+        end: End,
+    ) -> Result<Accepted> {
+        let context = &self.0;
+        context.loaded().await?;
+        let Some(id) = context.catalog.visible(stream).await? else {
+            return Ok(Accepted::NoStream);
+        };
+        for _ in 0..CONFLICTS_MAX {
+            let Some((state, row)) = context.state_of(id, transaction).await? else {
+                return Ok(Accepted::Unknown);
+            };
+            let row = match (state.end(end), row) {
+                (Step::Take, Some(row)) => row,
+                (Step::Refuse, _) => return Ok(Accepted::No),
+                (Step::Take | Step::Already, _) => return Ok(Accepted::Yes),
+            };
+            if context.accept(id, transaction, &row, end).await? == Outcome::Conflict {
+                continue;
+            }
+            context.leases.close((id, transaction));
+            match end {
+                End::Commit => self.kick(stream),
+                End::Abort => self.abort_soon(stream, id, transaction),
+            }
+            return Ok(Accepted::Yes);
+        }
+        let reason = format!("transaction {transaction} is changed by others all the time");
+        Err(Error::Unavailable(reason))
+    }
+
+    /// Returns a transaction's state; nothing if it or the stream is unknown.
+    pub(crate) async fn transaction_state(
+        &self,
+        stream: &ScopedStream,
+        transaction: TransactionId,
+    ) -> Result<Option<State>> {
+        let Some(id) = self.0.catalog.visible(stream).await? else {
+            return Ok(None);
+        };
+        let known = self.0.state_of(id, transaction).await?;
+        Ok(known.map(|(state, _)| state))
+    }
+
+    /// Returns transactions that have ended lately, the last day's first, [`LISTED_MAX`] at most.
+    pub(crate) async fn ended_transactions(
+        &self,
+        stream: &ScopedStream,
+    ) -> Result<Vec<(TransactionId, State)>> {
+        let context = &self.0;
+        let Some(id) = context.catalog.visible(stream).await? else {
+            return Ok(Vec::new());
+        };
+        let mut listed = Vec::new();
+        let today = today(context);
+        for day in ((today - DAYS_KEPT).max(0)..=today).rev() {
+            let prefix = keys::ended_of(day, id);
+            let left = LISTED_MAX - listed.len();
+            let page = context.catalog.store.range(&prefix, None, left).await?;
+            for (key, row) in page.entries {
+                let ended: Ended = records::decode(&key, &row.value)?;
+                listed.push((parse(&key, &prefix)?, state_ended(ended)));
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Has the stream's queue of commits worked off, soon and once more than it is asked.
+    fn kick(&self, stream: &ScopedStream) {
+        if !self.0.kicked.lock().insert(stream.clone()) {
+            return;
+        }
+        let (tasks, stream) = (self.clone(), stream.clone());
+        self.0.tracker.spawn(async move {
+            let stop = tasks.0.stop.clone();
+            tokio::select! {
+                biased;
+                () = tasks.work_off_queue(&stream) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    async fn work_off_queue(&self, stream: &ScopedStream) {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            // What is queued from here on starts another run.
+            self.0.kicked.lock().remove(stream);
+            match self.run_until(stream, Request::Commit, None).await {
+                Ok(Answer::More) => delay = RETRY_DELAY_MIN,
+                Ok(_) => return,
+                Err(error @ (Error::Unavailable(_) | Error::Overloaded)) => {
+                    warn!(%stream, %error, "commits wait");
+                    metrics::task_retried("commit transactions");
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(RETRY_DELAY_MAX);
+                }
+                Err(error) => {
+                    error!(%stream, %error, "transactions cannot be committed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Deletes the segments of an aborted transaction, soon.
+    fn abort_soon(&self, stream: &ScopedStream, id: StreamId, transaction: TransactionId) {
+        let (tasks, stream) = (self.clone(), stream.clone());
+        self.0.tracker.spawn(async move {
+            let stop = tasks.0.stop.clone();
+            tokio::select! {
+                biased;
+                () = tasks.0.abort_at_last(&stream, id, transaction) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Ends transactions whose lease is over, until stop. First takes up what an earlier run left.
+    pub(crate) async fn watch_transactions(&self) {
+        let mut delay = RETRY_DELAY_MIN;
+        while let Err(error) = self.load().await {
+            warn!(%error, "open transactions cannot be read");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
+        self.0.loaded.send_replace(true);
+        loop {
+            let expired = self.0.leases.expired().await;
+            let ends = expired.into_iter().map(async |((id, transaction), stream)| {
+                let ended = self.end_transaction(&stream, transaction, End::Abort).await;
+                match ended {
+                    Ok(accepted) => info!(%stream, %transaction, ?accepted, "lease over"),
+                    Err(error) => {
+                        warn!(%stream, %transaction, %error, "lease over, but it cannot be aborted");
+                        let again = Instant::now() + RETRY_DELAY_MAX;
+                        self.0.leases.note((id, transaction), stream, again, 0);
+                    }
+                }
+            });
+            let ends = stream::iter(ends).for_each_concurrent(ABORTS_MAX, |end| end);
+            ends.await;
+        }
+    }
+
+    /// Reads all transactions that have not ended, and forgets those that ended long ago.
+    async fn load(&self) -> Result<()> {
+        let context = &self.0;
+        let (mut highest, mut after) = (0, None::<String>);
+        loop {
+            let store = &context.catalog.store;
+            let page = store.range(keys::TRANSACTIONS, after.as_deref(), PAGE);
+            let page = page.await?;
+            let Some((last, _)) = page.entries.last() else {
+                break;
+            };
+            after = Some(last.clone());
+            for (key, row) in page.entries {
+                let mut parts = key[keys::TRANSACTIONS.len()..].split('/');
+                let id = catalog::parse_id(&key, parts.next().unwrap_or_default())?;
+                if parts.next() == Some("o") {
+                    let record: records::Transaction = records::decode(&key, &row.value)?;
+                    let transaction = parse(&key, &keys::transactions(id))?;
+                    self.take_up(id, transaction, &key, &record)?;
+                    highest = highest.max(record.order);
+                }
+            }
+        }
+        // Orders rise over restarts, also if the clock was set back.
+        let now = u64::try_from(context.clock.now_ms()).unwrap_or(0);
+        context
+            .order
+            .fetch_max(highest.max(now << 20) + 1, Ordering::Relaxed);
+        self.forget_ended().await
+    }
+
+    fn take_up(
+        &self,
+        id: StreamId,
+        transaction: TransactionId,
+        key: &str,
+        record: &records::Transaction,
+    ) -> Result<()> {
+        let wrong = |error| Damaged::new(key, error);
+        let stream = ScopedStream {
+            scope: ScopeName::occurring(&record.scope).map_err(wrong)?,
+            stream: StreamName::occurring(&record.stream).map_err(wrong)?,
+        };
+        match record.state() {
+            TransactionState::Open => {
+                let left = record.ends_ms.saturating_sub(self.0.clock.now_ms());
+                let lease = record.lease_ms.min(left).max(0);
+                let lease = Duration::from_millis(u64::try_from(lease).unwrap_or(0));
+                let until = Instant::now() + lease;
+                let stream = Arc::new(stream);
+                self.0
+                    .leases
+                    .note((id, transaction), stream, until, record.ends_ms);
+            }
+            TransactionState::Committing => self.kick(&stream),
+            TransactionState::Aborting => self.abort_soon(&stream, id, transaction),
+            TransactionState::Unknown => return Err(Damaged::new(key, "unknown state").into()),
+        }
+        Ok(())
+    }
+
+    /// Drops the days of completed transactions that are over.
+    async fn forget_ended(&self) -> Result<()> {
+        let context = &self.0;
+        let oldest = keys::ended_on((today(context) - DAYS_KEPT).max(0));
+        loop {
+            let store = &context.catalog.store;
+            let page = store.range(keys::ENDED, None, OPERATIONS_MAX).await?;
+            let old = page.entries.into_iter().filter(|(key, _)| *key < oldest);
+            let forget = old.fold(Transaction::new(), |forget, (key, _)| forget.delete(key));
+            if forget.operations.is_empty() {
+                return Ok(());
+            }
+            let _unconditional = store.commit(forget).await?;
+        }
+    }
+}
+
+impl Context {
+    /// Waits until what an earlier run left is known: orders must rise above its.
+    async fn loaded(&self) -> Result<()> {
+        let mut loaded = self.loaded.subscribe();
+        let known = tokio::time::timeout(super::PATIENCE, loaded.wait_for(|loaded| *loaded));
+        match known.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                let reason = "open transactions are still being read";
+                Err(Error::Unavailable(reason.to_owned()))
+            }
+        }
+    }
+
+    /// Returns a transaction's state, and its row while it has not ended.
+    async fn state_of(
+        &self,
+        id: StreamId,
+        transaction: TransactionId,
+    ) -> Result<Option<(State, Option<Row<records::Transaction>>)>> {
+        if let Some(row) = self.catalog.transaction(id, transaction).await? {
+            let state = match row.value.state() {
+                TransactionState::Open => State::Open,
+                TransactionState::Committing => State::Committing,
+                TransactionState::Aborting => State::Aborting,
+                TransactionState::Unknown => {
+                    let key = keys::transaction(id, transaction);
+                    return Err(Damaged::new(&key, "unknown state").into());
+                }
+            };
+            return Ok(Some((state, Some(row))));
+        }
+        let today = today(self);
+        for day in ((today - DAYS_KEPT).max(0)..=today).rev() {
+            let key = keys::ended(day, id, transaction);
+            if let Some(row) = self.catalog.row::<Ended>(&key).await? {
+                return Ok(Some((state_ended(row.value), None)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Records that an open transaction is to end.
+    async fn accept(
+        &self,
+        id: StreamId,
+        transaction: TransactionId,
+        row: &Row<records::Transaction>,
+        end: End,
+    ) -> Result<Outcome> {
+        let key = keys::transaction(id, transaction);
+        let mut record = row.value.clone();
+        let change = Transaction::new().expect(&key, Expect::At(row.revision));
+        let change = match end {
+            End::Abort => {
+                record.state = TransactionState::Aborting as i32;
+                change
+            }
+            End::Commit => {
+                record.state = TransactionState::Committing as i32;
+                record.order = self.order.fetch_add(1, Ordering::Relaxed);
+                let queued = Queued {
+                    order: record.order,
+                    high: transaction.high().cast_unsigned(),
+                    low: transaction.low().cast_unsigned(),
+                };
+                let queue = keys::queued(id, record.order);
+                change
+                    .expect(&queue, Expect::Absent)
+                    .put(queue, encode(&queued))
+            }
+        };
+        Ok(self
+            .catalog
+            .store
+            .commit(change.put(key, encode(&record)))
+            .await?)
+    }
+
+    /// Ends an aborted transaction, however long its segment store is away.
+    async fn abort_at_last(&self, stream: &ScopedStream, id: StreamId, transaction: TransactionId) {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            let _place = self.aborts.acquire().await;
+            match self.abort(stream, id, transaction).await {
+                Ok(()) => return,
+                Err(Error::Unavailable(reason)) => {
+                    debug!(%stream, %transaction, reason, "abort waits for the segment store");
+                    metrics::task_retried("abort transaction");
+                }
+                Err(error) => {
+                    error!(%stream, %transaction, %error, "aborted transaction cannot be removed");
+                    return;
+                }
+            }
+            drop(_place);
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_DELAY_MAX);
+        }
+    }
+
+    /// Deletes an aborted transaction's segments, then its row.
+    async fn abort(
+        &self,
+        stream: &ScopedStream,
+        id: StreamId,
+        transaction: TransactionId,
+    ) -> Result<()> {
+        let Some(row) = self.catalog.transaction(id, transaction).await? else {
+            return Ok(());
+        };
+        let segments = segments_of(self, id, transaction.epoch()).await?;
+        let segments: Vec<Segment> = segments
+            .iter()
+            .map(|segment| Segment {
+                id: SegmentId::new(transaction.epoch(), segment.id.number()),
+                range: segment.range,
+            })
+            .collect();
+        self.call_all(calls(stream, &segments, transaction, &Call::Delete))
+            .await?;
+        let key = keys::transaction(id, transaction);
+        let record = Ended { committed: false };
+        let finish = Transaction::new()
+            .expect(&key, Expect::At(row.revision))
+            .delete(&key)
+            .put(keys::ended(today(self), id, transaction), encode(&record));
+        self.finish(finish).await?;
+        metrics::transactions_ended("aborted", 1);
+        Ok(())
+    }
+}
+
+/// Aborts what is still open of a stream that is being sealed. Returns whether there was anything.
+pub(super) async fn abort_open(
+    context: &Context,
+    stream: &ScopedStream,
+    id: StreamId,
+) -> Result<bool> {
+    let prefix = keys::transactions(id);
+    let page = context.catalog.store.range(&prefix, None, PAGE).await?;
+    let any = !page.entries.is_empty();
+    for (key, row) in page.entries {
+        let value: records::Transaction = records::decode(&key, &row.value)?;
+        let transaction = parse(&key, &prefix)?;
+        let revision = row.revision;
+        let row = Row { value, revision };
+        if row.value.state() == TransactionState::Open {
+            let accepted = context.accept(id, transaction, &row, End::Abort).await?;
+            context.leases.close((id, transaction));
+            if accepted == Outcome::Conflict {
+                continue;
+            }
+        }
+        if row.value.state() != TransactionState::Committing {
+            context.abort(stream, id, transaction).await?;
+        }
+    }
+    Ok(any)
+}
+
+/// The same call for each of a transaction's segments.
+fn calls(
+    stream: &ScopedStream,
+    segments: &[Segment],
+    transaction: TransactionId,
+    call: &Call,
+) -> Vec<(SegmentName, Call)> {
+    let segments = segments.iter();
+    let calls = segments.map(|segment| {
+        let name = stream.segment(segment.id).transaction(transaction);
+        (name, call.clone())
+    });
+    calls.collect()
+}
+
+fn state_ended(ended: Ended) -> State {
+    match ended.committed {
+        true => State::Committed,
+        false => State::Aborted,
+    }
+}
+
+fn parse(key: &str, prefix: &str) -> Result<TransactionId> {
+    let digits = &key[prefix.len()..];
+    let id = u128::from_str_radix(digits, 16);
+    Ok(TransactionId(id.map_err(|error| Damaged::new(key, error))?))
+}
