@@ -81,7 +81,9 @@ fn exit(error: &anyhow::Error) -> Exit {
             | Error::StreamNotSealed(_)
             | Error::StreamSealed(_)
             | Error::SegmentSealed(_)
-            | Error::SegmentTruncated { .. },
+            | Error::ScaleRefused(_)
+            | Error::SegmentTruncated { .. }
+            | Error::SegmentGone { .. },
         ) => Exit::WrongState,
         Some(Error::InvalidName(_) | Error::Address(_) | Error::Config(_)) => Exit::Usage,
         Some(error) if error.is_retryable() => Exit::Unreachable,

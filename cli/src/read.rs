@@ -4,12 +4,14 @@ use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use sarit_client::Error;
 use sarit_client::event::{From, Until};
 use serde_json::{Value, json};
 
 use crate::admin::{cut, stream_name};
 use crate::args::ReadArgs;
 use crate::connect;
+use crate::exit::{Exit, Failure};
 
 /// Output is flushed when this many bytes wait, and whenever the reader has nothing more at hand.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -30,10 +32,18 @@ pub(crate) async fn run(args: ReadArgs) -> anyhow::Result<()> {
     };
     let mut reader = client.event_reader(&stream, from, until).await?;
     let (mut output, mut left) = (Vec::new(), args.limit.unwrap_or(u64::MAX));
+    let mut missed = false;
     while left > 0 {
         let next = tokio::select! {
             biased;
-            next = reader.next() => next?,
+            next = reader.next() => match next {
+                Err(gap @ (Error::SegmentTruncated { .. } | Error::SegmentGone { .. })) => {
+                    eprintln!("sarit: events may have been missed: {gap}");
+                    missed = true;
+                    continue;
+                }
+                next => next?,
+            },
             // Only when no event is at hand: what was read is not held back.
             () = std::future::ready(()), if !output.is_empty() => {
                 if !print(&mut output)? {
@@ -61,6 +71,10 @@ pub(crate) async fn run(args: ReadArgs) -> anyhow::Result<()> {
         }
     }
     print(&mut output)?;
+    if missed {
+        let message = "the stream was truncated while it was read; begin at `--from head` to read what is there";
+        return Err(Failure::error(Exit::WrongState, message));
+    }
     Ok(())
 }
 

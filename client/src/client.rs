@@ -14,10 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
-use crate::config::Config;
+use crate::config::{Backoff, Config, Retry};
 use crate::connection::{Endpoint, Pool};
 use crate::controller::Controller;
-use crate::event::{EventReader, EventWriter, From, Successor, Topology, Until, reader, writer};
+use crate::event::reader::Bounds;
+use crate::event::{
+    EventReader, EventWriter, From, Owner, Successor, Topology, Until, reader, writer,
+};
 use crate::segment::{Locate, SegmentReader, Segments};
 
 /// What the client reaches the world with.
@@ -157,15 +160,25 @@ impl Client {
         from: From,
         until: Until,
     ) -> Result<EventReader, Error> {
-        let bounds = match until {
-            Until::Sealed => BTreeMap::new(),
+        // The end is looked for first: what is written meanwhile is not part of it.
+        let tail = match until {
             Until::Tail => self.tail(stream).await?.positions,
-            Until::Cut(cut) => cut.positions,
+            Until::Sealed | Until::Cut(_) => BTreeMap::new(),
         };
-        let starts = match from {
-            From::Head => self.controller().head(stream).await?.positions,
-            From::Tail => self.tail(stream).await?.positions,
-            From::Cut(cut) => cut.positions,
+        let from = match from {
+            From::Head => self.controller().head(stream).await?,
+            From::Tail => self.tail(stream).await?,
+            From::Cut(cut) => cut,
+        };
+        let bounds = match until {
+            Until::Sealed | Until::Tail => Bounds::of_epoch(tail),
+            Until::Cut(cut) => {
+                let before = self
+                    .controller()
+                    .segments_between(&from, Some(&cut))
+                    .await?;
+                Bounds::at_cut(cut.positions, before)
+            }
         };
         let parts = reader::Parts {
             config: (*self.0.config).clone(),
@@ -174,7 +187,7 @@ impl Client {
             pool: self.0.pool.clone(),
             rng: self.0.rng.split(),
         };
-        Ok(EventReader::open(starts, bounds, parts))
+        Ok(EventReader::open(from.positions, bounds, parts))
     }
 
     /// Opens a reader of the bytes of one segment.
@@ -193,15 +206,28 @@ impl Client {
     /// # Errors
     /// [`Error::NoSuchStream`], and those of [`Error`].
     pub async fn tail(&self, stream: &ScopedStream) -> Result<StreamCut, Error> {
-        let mut ends: Vec<SegmentId> = Vec::new();
-        for owner in self.controller().current_segments(stream).await? {
-            ends.push(owner.segment);
+        let mut backoff = Backoff::new(&self.0.config.retry, &self.0.rng);
+        loop {
+            match self.tail_once(stream).await {
+                // Others took over, and it was truncated away, since we asked who is there.
+                Err(Error::NoSuchSegment(segment)) => {
+                    let message = format!("segment {segment} has just gone");
+                    let what = "getCurrentSegments";
+                    backoff.pause(Error::Unavailable { what, message }).await?;
+                }
+                tail => return tail,
+            }
         }
+    }
+
+    async fn tail_once(&self, stream: &ScopedStream) -> Result<StreamCut, Error> {
+        let mut ends = self.controller().current_segments(stream).await?;
         if ends.is_empty() {
-            ends = self.last_segments(stream).await?;
+            let last = self.controller().last_epoch(stream).await?;
+            ends = self.controller().epoch_segments(stream, last).await?;
         }
         let mut positions = BTreeMap::new();
-        for segment in ends {
+        for Owner { segment, .. } in ends {
             let name = stream.segment(segment).to_string();
             let info = self.segments().info(&name).await?;
             positions.insert(segment, SegmentPosition::At(info.length));
@@ -212,23 +238,12 @@ impl Client {
         })
     }
 
-    /// The segments of a sealed stream that nobody took over from.
-    async fn last_segments(&self, stream: &ScopedStream) -> Result<Vec<SegmentId>, Error> {
-        let head = self.controller().head(stream).await?;
-        let mut last = Vec::new();
-        for segment in self.controller().segments_between(&head, None).await? {
-            let segment = stream.segment(segment);
-            if self.controller().successors(&segment).await?.is_empty() {
-                last.push(segment.id);
-            }
-        }
-        Ok(last)
-    }
-
     fn topology(&self, stream: &ScopedStream) -> Arc<dyn Topology> {
         Arc::new(StreamTopology {
             controller: self.controller().clone(),
             stream: stream.clone(),
+            retry: self.0.config.retry.clone(),
+            rng: self.0.rng.split(),
         })
     }
 
@@ -247,6 +262,8 @@ impl Client {
 struct StreamTopology {
     controller: Controller,
     stream: ScopedStream,
+    retry: Retry,
+    rng: Rng,
 }
 
 impl Locate for StreamTopology {
@@ -262,7 +279,24 @@ impl Locate for StreamTopology {
 impl Topology for StreamTopology {
     fn successors(&self, segment: SegmentId) -> BoxFuture<'_, Result<Vec<Successor>, Error>> {
         let segment = self.stream.segment(segment);
-        Box::pin(async move { self.controller.successors(&segment).await })
+        Box::pin(async move {
+            let mut backoff = Backoff::new(&self.retry, &self.rng);
+            loop {
+                let successors = self.controller.successors(&segment).await?;
+                // Giving up on a stream is for good. So nobody takes over only if nobody takes events
+                // at all: the stream is sealed.
+                if !successors.is_empty() {
+                    return Ok(successors);
+                }
+                let current = self.controller.current_segments(&self.stream).await?;
+                if current.is_empty() {
+                    return Ok(successors);
+                }
+                let message = format!("segment {segment} has ended and nobody takes over yet");
+                let what = "getSegmentsImmediatelyFollowing";
+                backoff.pause(Error::Unavailable { what, message }).await?;
+            }
+        })
     }
 
     fn segment_name(&self, segment: SegmentId) -> String {

@@ -6,6 +6,8 @@
 //! deadline of [`Retry`](crate::config::Retry). After a lost reply, "was there already" may mean this
 //! very call.
 
+mod scale;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
@@ -32,6 +34,8 @@ use crate::config::{Backoff, Config};
 use crate::connection::Endpoint;
 use crate::event::{Owner, Successor};
 use crate::segment::Locate;
+
+pub use scale::Scaling;
 
 type Api = api::ControllerServiceClient<Channel>;
 
@@ -368,13 +372,30 @@ impl Controller {
             })
             .await;
         let reply = reply.map_err(|error| missing(error, stream))?;
-        let mut owners = reply
-            .segment_ranges
-            .iter()
-            .map(|range| self.owner(what, range))
-            .collect::<Result<Vec<_>, _>>()?;
-        owners.sort_by_key(|owner| owner.keys);
-        Ok(owners)
+        self.owners(what, &reply)
+    }
+
+    /// Returns the segments that took events in an epoch, counted from 0, lowest keys first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there was no such epoch, or no such stream, and those of [`Error`].
+    pub async fn epoch_segments(
+        &self,
+        stream: &ScopedStream,
+        epoch: i32,
+    ) -> Result<Vec<Owner>, Error> {
+        let what = "getEpochSegments";
+        let request = api::GetEpochSegmentsRequest {
+            stream_info: Some(stream.into()),
+            epoch,
+        };
+        let reply = self
+            .ask(what, move |mut api| {
+                let request = request.clone();
+                async move { api.get_epoch_segments(request).await }
+            })
+            .await?;
+        self.owners(what, &reply)
     }
 
     /// Returns where the oldest events kept are.
@@ -491,6 +512,14 @@ impl Controller {
         }
         addresses.insert(segment.to_owned(), endpoint.clone());
         Ok(endpoint)
+    }
+
+    fn owners(&self, what: &'static str, reply: &api::SegmentRanges) -> Result<Vec<Owner>, Error> {
+        let ranges = reply.segment_ranges.iter();
+        let owners = ranges.map(|range| self.owner(what, range));
+        let mut owners = owners.collect::<Result<Vec<_>, _>>()?;
+        owners.sort_by_key(|owner| owner.keys);
+        Ok(owners)
     }
 
     fn owner(&self, what: &'static str, range: &api::SegmentRange) -> Result<Owner, Error> {

@@ -45,6 +45,17 @@ pub enum Error {
         /// The request.
         what: &'static str,
     },
+    /// Events were sent, the connection was lost, and then the segment was truncated away, which alone
+    /// could tell whether it had them. Writing them again could be the second time.
+    #[error(
+        "{events} events may or may not have been written: segment {segment} was deleted before they were acknowledged"
+    )]
+    EventsInDoubt {
+        /// How many.
+        events: usize,
+        /// The segment they were sent to.
+        segment: String,
+    },
     /// The segment store does not own the segment (any more).
     #[error("segment {segment} is not served by {endpoint}")]
     WrongHost {
@@ -136,6 +147,13 @@ pub enum Error {
     /// The stream takes no more events or changes.
     #[error("stream {0} is sealed")]
     StreamSealed(String),
+    /// A segment to replace takes no events now, the stream is being scaled, or would have fewer segments
+    /// than its policy wants.
+    #[error(
+        "stream {0} cannot be scaled like that now: a segment to replace has been replaced already, another change is \
+         under way, or its policy wants more segments"
+    )]
+    ScaleRefused(String),
     /// The name breaks the rules for names.
     #[error("{0:?} is not a valid name: letters, digits, '.' and '-', at most 255 of them")]
     InvalidName(String),
@@ -155,6 +173,17 @@ pub enum Error {
         /// Where.
         offset: i64,
     },
+    /// A segment was truncated away while it was read: events behind the offset may have been missed.
+    #[error("segment {segment} was truncated away, it was read up to offset {offset}")]
+    SegmentGone {
+        /// The segment.
+        segment: String,
+        /// Everything before was read.
+        offset: i64,
+    },
+    /// Reading has ended before keys that a stream cut does not cover: they would be missed.
+    #[error("the stream cut that reading began at misses keys that segment {0} takes over")]
+    CutIncomplete(String),
     /// A setting leaves no room to work.
     #[error("setting {0}")]
     Config(&'static str),
@@ -193,9 +222,13 @@ impl Error {
             | Self::ScopeNotEmpty(_)
             | Self::StreamNotSealed(_)
             | Self::StreamSealed(_)
+            | Self::ScaleRefused(_)
             | Self::InvalidName(_)
             | Self::EventTooLarge { .. }
             | Self::NotAnEvent { .. }
+            | Self::EventsInDoubt { .. }
+            | Self::SegmentGone { .. }
+            | Self::CutIncomplete(_)
             | Self::Config(_)
             | Self::Address(_)
             | Self::Closed => false,

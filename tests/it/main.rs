@@ -5,3 +5,4 @@ mod damage;
 mod kill;
 mod lifecycle;
 mod power;
+mod scaling;

@@ -121,8 +121,28 @@ pub struct Storm {
 impl Storm {
     /// Starts it and waits for its first acknowledgements.
     pub fn start(uri: &str, stream: &str, options: &[&str], log: &Path) -> anyhow::Result<Self> {
+        Self::launch("Storm", uri, stream, options, log)
+    }
+
+    /// Starts the one that reads while it writes, `ScaleStorm`, which can be verified once.
+    pub fn start_reading(
+        uri: &str,
+        stream: &str,
+        options: &[&str],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        Self::launch("ScaleStorm", uri, stream, options, log)
+    }
+
+    fn launch(
+        program: &str,
+        uri: &str,
+        stream: &str,
+        options: &[&str],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let log = std::fs::File::create(log)?;
-        let mut command = java("Storm")?;
+        let mut command = java(program)?;
         command.args([uri, "storm", stream]).args(options);
         command
             .stdin(Stdio::piped())
@@ -137,7 +157,7 @@ impl Storm {
             output,
         };
         let first = storm.line()?;
-        ensure!(first == "ready", "Storm says {first:?}");
+        ensure!(first == "ready", "{program} says {first:?}");
         Ok(storm)
     }
 

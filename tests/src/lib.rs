@@ -5,3 +5,4 @@ pub mod cluster;
 pub mod history;
 pub mod lossyfs;
 pub mod raw;
+pub mod scaling;

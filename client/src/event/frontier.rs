@@ -102,6 +102,12 @@ impl Frontier {
         all_ended.then_some((together, before))
     }
 
+    /// Returns a segment that still waits. When nothing is being read any more, it waits in vain: for a
+    /// predecessor that the cut which reading began at has left out.
+    pub(crate) fn waiting(&self) -> Option<SegmentId> {
+        self.waiting.keys().next().copied()
+    }
+
     /// Returns how many segments are being read.
     pub(crate) fn active(&self) -> usize {
         self.active.len()

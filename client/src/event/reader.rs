@@ -6,7 +6,7 @@
 //! and shares nothing with other readers; [`EventReader::cut`] says where it is. Retrying happens below,
 //! in [`SegmentReader`], and in controller calls.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -63,7 +63,7 @@ pub struct ReadEvent {
 #[derive(Debug)]
 pub struct EventReader {
     parts: Parts,
-    bounds: BTreeMap<SegmentId, SegmentPosition>,
+    bounds: Bounds,
     frontier: Frontier,
     cursors: BTreeMap<SegmentId, Cursor>,
     /// Segments that may have a whole event in memory.
@@ -81,6 +81,58 @@ pub(crate) struct Parts {
     pub(crate) topology: Arc<dyn Topology>,
     pub(crate) pool: Pool,
     pub(crate) rng: Rng,
+}
+
+/// Where a reader stops.
+#[derive(Debug, Default)]
+pub(crate) struct Bounds {
+    /// Nothing: it does not.
+    positions: BTreeMap<SegmentId, SegmentPosition>,
+    before: Before,
+}
+
+/// Which segments that are not in the cut lie before it.
+#[derive(Debug, Default)]
+enum Before {
+    /// The cut is of one epoch: those as old as its youngest. Every epoch has a segment of its own.
+    #[default]
+    Older,
+    These(BTreeSet<SegmentId>),
+}
+
+impl Bounds {
+    /// Stops at a cut through the segments of one epoch.
+    pub(crate) fn of_epoch(positions: BTreeMap<SegmentId, SegmentPosition>) -> Self {
+        Self {
+            positions,
+            before: Before::Older,
+        }
+    }
+
+    /// Stops at any cut; `before` has the segments that lie before it.
+    pub(crate) fn at_cut(
+        positions: BTreeMap<SegmentId, SegmentPosition>,
+        before: BTreeSet<SegmentId>,
+    ) -> Self {
+        Self {
+            positions,
+            before: Before::These(before),
+        }
+    }
+
+    /// Whether a segment lies behind all that is to be read.
+    fn excludes(&self, segment: SegmentId) -> bool {
+        if self.positions.is_empty() || self.positions.contains_key(&segment) {
+            return false;
+        }
+        match &self.before {
+            Before::Older => {
+                let last = self.positions.keys().map(|segment| segment.epoch()).max();
+                Some(segment.epoch()) > last
+            }
+            Before::These(before) => !before.contains(&segment),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -120,7 +172,7 @@ enum State {
 impl EventReader {
     pub(crate) fn open(
         starts: BTreeMap<SegmentId, SegmentPosition>,
-        bounds: BTreeMap<SegmentId, SegmentPosition>,
+        bounds: Bounds,
         parts: Parts,
     ) -> Self {
         let mut reader = Self {
@@ -145,9 +197,11 @@ impl EventReader {
     /// is no end. Cancel-safe.
     ///
     /// # Errors
-    /// [`Error::SegmentTruncated`] if events were truncated away before they could be read, and
-    /// [`Error::NotAnEvent`] where a segment is no sequence of events: the next call goes on behind the
-    /// gap, or with the other segments. Any other error: the next call tries again.
+    /// [`Error::SegmentTruncated`] if events were truncated away before they could be read,
+    /// [`Error::SegmentGone`] if a whole segment was (nothing may be missing: its end is not known any
+    /// more), and [`Error::NotAnEvent`] where a segment is no sequence of events: the next call goes on
+    /// behind the gap, or with the other segments. [`Error::CutIncomplete`] instead of the end if the cut
+    /// that it began at misses keys. Any other error: the next call tries again.
     pub async fn next(&mut self) -> Result<Option<ReadEvent>, Error> {
         for segment in std::mem::take(&mut self.failed) {
             self.go_on(segment);
@@ -168,7 +222,12 @@ impl EventReader {
                 }
             }
             let Some(finding) = self.beside.join_next().await else {
-                return Ok(None);
+                return match self.frontier.waiting() {
+                    Some(segment) => Err(Error::CutIncomplete(
+                        self.parts.topology.segment_name(segment),
+                    )),
+                    None => Ok(None),
+                };
             };
             self.found(finding.map_err(|_| Error::Closed)?)?;
         }
@@ -206,6 +265,9 @@ impl EventReader {
     }
 
     fn begin(&mut self, segment: SegmentId, position: SegmentPosition) {
+        if self.bounds.excludes(segment) {
+            return;
+        }
         let reader = SegmentReader::new(
             self.parts.pool.clone(),
             Arc::clone(&self.parts.topology) as Arc<dyn Locate>,
@@ -222,7 +284,7 @@ impl EventReader {
             offset,
             events: Events::new(READ_EVENT_BYTES_MAX),
             state,
-            bound: self.bounds.get(&segment).copied(),
+            bound: self.bounds.positions.get(&segment).copied(),
         };
         self.cursors.insert(segment, cursor);
         self.go_on(segment);
@@ -307,9 +369,19 @@ impl EventReader {
                     offset,
                 });
             }
-            What::Chunk(Ok(Chunk::End | Chunk::Gone)) => {
+            What::Chunk(Ok(Chunk::End)) => {
                 cursor.state = State::Ended;
                 self.go_on(segment);
+            }
+            What::Chunk(Ok(Chunk::Gone)) => {
+                let offset = i64::try_from(cursor.offset).unwrap_or(i64::MAX);
+                cursor.jump(cursor.offset);
+                cursor.state = State::Ended;
+                self.failed.push(segment);
+                return Err(Error::SegmentGone {
+                    segment: self.parts.topology.segment_name(segment),
+                    offset,
+                });
             }
             What::Chunk(Ok(Chunk::Truncated { start })) => {
                 let given = i64::try_from(cursor.offset).unwrap_or(i64::MAX);

@@ -37,7 +37,12 @@ pub(crate) struct Faults {
     pub(crate) lose_append: f64,
     pub(crate) lose_ack: f64,
     pub(crate) split: f64,
-    pub(crate) splits_max: usize,
+    /// Of the segment with the one beside it.
+    pub(crate) merge: f64,
+    /// No split or merge beyond so many segments.
+    pub(crate) segments_max: usize,
+    /// Answers this segment's appends a second late.
+    pub(crate) slow: Option<SegmentId>,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +114,12 @@ impl World {
         }
     }
 
+    /// Forgets a segment, as truncation does.
+    pub(crate) fn delete(&self, segment: SegmentId) {
+        self.segments.lock().remove(&segment);
+        self.changed.notify_waiters();
+    }
+
     /// Closes every connection, as a restart does.
     pub(crate) fn restart(&self) {
         self.cut.notify_waiters();
@@ -121,6 +132,20 @@ impl World {
         self.replace(&[segment], &halves);
     }
 
+    /// Merges a segment with the open one above it, if there is one.
+    fn merge_up(&self, segment: SegmentId) {
+        let owners = self.owners();
+        let Some(keys) = owners.iter().find(|owner| owner.segment == segment) else {
+            return;
+        };
+        let above = owners
+            .iter()
+            .find(|owner| owner.keys.start() == keys.keys.end());
+        if let Some(above) = above {
+            self.merge(&[segment, above.segment]);
+        }
+    }
+
     /// Gives the keys of neighbours to one new segment, and seals them.
     pub(crate) fn merge(&self, segments: &[SegmentId]) {
         let keys = segments.iter().map(|segment| self.keys.lock()[segment]);
@@ -131,7 +156,7 @@ impl World {
     fn replace(&self, ended: &[SegmentId], ranges: &[KeyRange]) {
         let mut new = Vec::new();
         for keys in ranges {
-            let number = self.segments.lock().len();
+            let number = self.keys.lock().len();
             let segment = id(i32::try_from(number).expect("few"));
             self.create(segment, *keys);
             new.push(Successor {
@@ -195,12 +220,22 @@ impl World {
                     if self.rng.chance(faults.lose_append) {
                         return;
                     }
-                    if self.segments.lock().len() < faults.splits_max
-                        && self.rng.chance(faults.split)
-                    {
-                        self.split(segment);
+                    let open = self.owners().iter().any(|owner| owner.segment == segment);
+                    if open && self.segments.lock().len() < faults.segments_max {
+                        if self.rng.chance(faults.split) {
+                            self.split(segment);
+                        } else if self.rng.chance(faults.merge) {
+                            self.merge_up(segment);
+                        }
                     }
                     let answer = self.append(segment, end);
+                    if faults.slow == Some(segment) {
+                        tokio::select! {
+                            biased;
+                            () = self.cut.notified() => return,
+                            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                        }
+                    }
                     if self.rng.chance(faults.lose_ack) {
                         return;
                     }

@@ -192,12 +192,23 @@ impl Window {
         self.in_flight.iter().map(InFlight::append)
     }
 
+    /// Returns how many events were sent and are not acknowledged.
+    pub(crate) fn in_flight_events(&self) -> usize {
+        let appends = self.in_flight.iter();
+        appends.map(|append| append.events.len()).sum()
+    }
+
     /// Hands back everything not acknowledged, in order. The window is empty afterwards.
     pub(crate) fn take(&mut self) -> Vec<Event> {
         let mut events = self.take_in_flight();
-        events.extend(self.pending.drain(..));
-        self.pending_bytes = 0;
+        events.extend(self.take_pending());
         events
+    }
+
+    /// Hands back what was not sent, in order.
+    pub(crate) fn take_pending(&mut self) -> Vec<Event> {
+        self.pending_bytes = 0;
+        self.pending.drain(..).collect()
     }
 
     /// Hands back what was sent and not acknowledged, in order.

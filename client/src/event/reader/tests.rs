@@ -41,6 +41,7 @@ async fn reading<T>(
     let reader = async {
         let mut parts = reader_parts(world, &pool);
         parts.config.reader.read_bytes_max = 4096;
+        let bounds = Bounds::of_epoch(bounds);
         client(EventReader::open(starts, bounds, parts)).await
     };
     tokio::select! {
@@ -148,7 +149,7 @@ async fn a_following_reader_gets_what_is_written_later() {
     let pool = testing::pool(&net);
     let client = async {
         let parts = reader_parts(&world, &pool);
-        let mut reader = EventReader::open(positions(&[(0, 0)]), Positions::new(), parts);
+        let mut reader = EventReader::open(positions(&[(0, 0)]), Bounds::default(), parts);
         let (writer, _stop) = testing::writer(&world, &pool, Config::default());
         for number in 0..20 {
             let write = async {
@@ -200,6 +201,102 @@ async fn truncation_under_the_reader_is_told_once_and_read_over() {
     );
     assert!(told, "{gap:?}");
     assert_eq!(rest, ["c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_deleted_under_the_reader_is_told_once_and_read_over() {
+    let world = World::new(1, 1);
+    put(&world, 0, &[b"a"]);
+    world.split(id(0));
+    put(&world, 1, &[b"b"]);
+    put(&world, 2, &[b"c"]);
+    world.delete(id(0));
+    world.seal_all();
+    let read = reading(
+        &world,
+        positions(&[(0, 9)]),
+        Positions::new(),
+        async |mut reader| {
+            let gone = reader.next().await;
+            (gone, read_all(&mut reader).await)
+        },
+    );
+    let (gone, mut rest) = read.await;
+    assert!(
+        matches!(gone, Err(Error::SegmentGone { offset: 9, .. })),
+        "{gone:?}"
+    );
+    rest.sort();
+    assert_eq!(rest, ["b", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_that_misses_keys_is_an_error_and_not_the_end() {
+    let world = World::new(2, 1);
+    put(&world, 0, &[b"a"]);
+    world.merge(&[id(0), id(1)]);
+    put(&world, 2, &[b"b"]);
+    world.seal_all();
+    let read = reading(
+        &world,
+        positions(&[(0, 0)]),
+        Positions::new(),
+        async |mut reader| {
+            let event = reader.next().await.expect("it can be read");
+            (event.map(|event| event.payload), reader.next().await)
+        },
+    );
+    let (event, end) = read.await;
+    assert_eq!(event, Some(Bytes::from_static(b"a")));
+    assert!(
+        matches!(&end, Err(Error::CutIncomplete(name)) if name.ends_with("2.#epoch.0")),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn nothing_behind_the_end_is_read() {
+    let ids = |ids: &[(i32, i32)]| -> BTreeSet<SegmentId> {
+        let ids = ids.iter();
+        ids.map(|(epoch, number)| SegmentId::new(*epoch, *number))
+            .collect()
+    };
+    let cut: Positions = ids(&[(0, 1), (2, 4)])
+        .into_iter()
+        .map(|id| (id, at(10)))
+        .collect();
+    let all = ids(&[(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (3, 5)]);
+    let excluded = |bounds: Bounds| -> BTreeSet<SegmentId> {
+        let all = all.iter().copied();
+        all.filter(|segment| bounds.excludes(*segment)).collect()
+    };
+    assert_eq!(excluded(Bounds::default()), ids(&[]), "there is no end");
+    assert_eq!(excluded(Bounds::of_epoch(cut.clone())), ids(&[(3, 5)]));
+    let before = ids(&[(0, 0), (1, 2)]);
+    assert_eq!(
+        excluded(Bounds::at_cut(cut, before)),
+        ids(&[(1, 3), (3, 5)])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_begins_behind_its_end_ends_at_once() {
+    let world = World::new(1, 1);
+    put(&world, 0, &[b"a"]);
+    world.split(id(0));
+    put(&world, 1, &[b"b"]);
+    let (net, peers) = PipeNet::new();
+    let pool = testing::pool(&net);
+    let client = async {
+        let bounds = Bounds::at_cut(positions(&[(0, 9)]), BTreeSet::new());
+        let parts = reader_parts(&world, &pool);
+        let mut reader = EventReader::open(positions(&[(1, 0), (2, 0)]), bounds, parts);
+        assert_eq!(reader.next().await.expect("it can be read"), None);
+    };
+    tokio::select! {
+        () = client => {}
+        () = Arc::clone(&world).serve(peers) => unreachable!("it serves for ever"),
+    }
 }
 
 #[tokio::test(start_paused = true)]

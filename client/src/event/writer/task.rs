@@ -86,6 +86,8 @@ pub(super) struct Task {
     /// Segments with something new to send.
     dirty: Vec<SegmentId>,
     done: Vec<Done>,
+    /// Why nothing more is written: the stream is sealed or gone. What is under way is waited for.
+    ending: Option<Error>,
 }
 
 impl Task {
@@ -105,6 +107,7 @@ impl Task {
             first_generation: 0,
             dirty: Vec::new(),
             done: Vec::new(),
+            ending: None,
         }
     }
 
@@ -159,8 +162,21 @@ impl Task {
                     slot.writer.pump();
                 }
             }
+            if let Some(error) = self.ended() {
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    /// Returns why the writer ends, once the outcome of everything that was sent is known.
+    fn ended(&self) -> Option<Error> {
+        let error = self.ending.as_ref()?;
+        let settled = self
+            .slots
+            .values()
+            .all(|slot| slot.writer.window.is_empty());
+        settled.then(|| error.clone())
     }
 
     fn input(&mut self, input: Input) {
@@ -170,6 +186,10 @@ impl Task {
                 position,
                 acknowledge,
             } => {
+                if let Some(error) = &self.ending {
+                    let _ = acknowledge.send(Err(error.clone()));
+                    return;
+                }
                 let generation = self.generations.back_mut().expect("there is always one");
                 generation.outstanding += 1;
                 let number = self.first_generation + self.generations.len() as u64 - 1;
@@ -304,20 +324,37 @@ impl Task {
                             slot.backoff = Some(fresh);
                         }
                     }
+                    // Appends that were sent on a connection that was lost, and the segment that would
+                    // know about them is gone: writing them again could be the second time.
+                    Linked::SegmentGone if slot.writer.window.in_flight_events() > 0 => {
+                        return Err(Error::EventsInDoubt {
+                            events: slot.writer.window.in_flight_events(),
+                            segment: self.parts.topology.segment_name(segment),
+                        });
+                    }
                     Linked::SegmentGone => self.ask_successors(segment),
                 }
                 Ok(())
             }
-            Finding::Successors { segment, found } => self.reroute(segment, &found?),
+            Finding::Successors { segment, found } => match found {
+                Ok(successors) => self.reroute(segment, &successors),
+                Err(error @ Error::NoSuchStream(_)) => {
+                    self.end(segment, error);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 
-    /// Gives a segment's keys, and everything not acknowledged, to those who take over.
+    /// Gives a segment's keys, and everything not acknowledged, to those who take over. All of that is
+    /// known not to be in the segment.
     fn reroute(&mut self, ended: SegmentId, successors: &[Successor]) -> Result<(), Error> {
         let name = self.parts.topology.segment_name(ended);
-        if successors.is_empty() {
+        if successors.is_empty() || self.ending.is_some() {
             let stream = name.rsplit_once('/').map_or("", |(stream, _)| stream);
-            return Err(Error::StreamSealed(stream.to_owned()));
+            self.end(ended, Error::StreamSealed(stream.to_owned()));
+            return Ok(());
         }
         let owners: Vec<Owner> = successors.iter().map(|successor| successor.owner).collect();
         if !self.router.replace(ended, &owners) {
@@ -332,6 +369,24 @@ impl Task {
             self.route(event);
         }
         Ok(())
+    }
+
+    /// Nobody takes over from a segment: nothing more is sent anywhere, and what was not sent, or refused
+    /// by this segment, fails.
+    fn end(&mut self, segment: SegmentId, error: Error) {
+        let error = self.ending.get_or_insert(error).clone();
+        self.memory.fail(error.clone());
+        if let Some(mut slot) = self.slots.remove(&segment) {
+            self.segment_of_tag.remove(&slot.tag);
+            for event in slot.writer.window.take() {
+                finish(event, error.clone());
+            }
+        }
+        for slot in self.slots.values_mut() {
+            for event in slot.writer.window.take_pending() {
+                finish(event, error.clone());
+            }
+        }
     }
 
     /// Tells everyone whose event is durable.
@@ -359,15 +414,9 @@ impl Task {
     /// Fails everything not acknowledged. What was under way may be written all the same.
     fn fail(&mut self, error: &Error) {
         self.memory.fail(error.clone());
-        let known = matches!(error, Error::StreamSealed(_));
         for slot in self.slots.values_mut() {
             for event in slot.writer.window.take_in_flight() {
-                let outcome = if known {
-                    error.clone()
-                } else {
-                    Error::OutcomeUnknown { what: "append" }
-                };
-                finish(event, outcome);
+                finish(event, Error::OutcomeUnknown { what: "append" });
             }
             for event in slot.writer.window.take() {
                 finish(event, error.clone());

@@ -7,6 +7,7 @@ use sarit_proto::stream_cut::SegmentPosition;
 use super::*;
 use crate::connection::testing::PipeNet;
 use crate::event::EventReader;
+use crate::event::reader::Bounds;
 use crate::event::testing::{self, Faults, World, id, read_all, reader_parts};
 
 /// Runs `client` beside a store that serves `world`.
@@ -36,7 +37,7 @@ fn check(events: &[Bytes], keys: usize, per_key: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_event_is_stored_once_and_in_order_whatever_is_lost_or_split() {
+async fn every_event_is_stored_once_and_in_order_whatever_is_lost_split_or_merged() {
     const KEYS: usize = 20;
     const PER_KEY: usize = 40;
     for seed in 0..60 {
@@ -45,7 +46,9 @@ async fn every_event_is_stored_once_and_in_order_whatever_is_lost_or_split() {
             lose_append: 0.1,
             lose_ack: 0.1,
             split: 0.1,
-            splits_max: 12,
+            merge: 0.1,
+            segments_max: 30,
+            slow: None,
         };
         let events = beside(&world, async |_net, pool| {
             let mut config = Config::default();
@@ -69,7 +72,7 @@ async fn every_event_is_stored_once_and_in_order_whatever_is_lost_or_split() {
             let starts = [0, 1].map(|number| (id(number), SegmentPosition::At(Offset(0))));
             let starts = starts.into_iter().collect();
             let parts = reader_parts(&world, &pool);
-            read_all(&mut EventReader::open(starts, BTreeMap::new(), parts)).await
+            read_all(&mut EventReader::open(starts, Bounds::default(), parts)).await
         })
         .await;
         println!("seed {seed}");
@@ -102,7 +105,7 @@ async fn a_merge_keeps_the_order_of_every_key() {
         let starts = [0, 1].map(|number| (id(number), SegmentPosition::At(Offset(0))));
         let parts = reader_parts(&world, &pool);
         let starts = starts.into_iter().collect();
-        read_all(&mut EventReader::open(starts, BTreeMap::new(), parts)).await
+        read_all(&mut EventReader::open(starts, Bounds::default(), parts)).await
     })
     .await;
     check(&events, 10, 30);
@@ -139,6 +142,74 @@ async fn a_sealed_stream_fails_the_writer_and_all_that_waits() {
         b"\0\0\0\0\0\0\0\x011",
         "only what was acknowledged"
     );
+}
+
+/// Keys that two equal segments own.
+fn key_of(segment: i32) -> String {
+    let mut keys = (0..).map(|number: u32| number.to_string());
+    let upper = KeyPosition::from_f64(0.5).expect("a position");
+    keys.find(|key| (key_position(key) >= upper) == (segment == 1))
+        .expect("half of them")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_other_segments_took_is_acknowledged_before_a_sealed_stream_ends_the_writer() {
+    let world = World::new(2, 1);
+    world.faults.lock().slow = Some(id(1));
+    beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        world.seal(id(0));
+        let taken = writer.write(&key_of(1), "1").await.expect("accepted");
+        let refused = writer.write(&key_of(0), "0").await.expect("accepted");
+        assert!(matches!(refused.await, Err(Error::StreamSealed(_))));
+        assert!(
+            matches!(writer.write("k", "2").await, Err(Error::StreamSealed(_))),
+            "it takes no more"
+        );
+        taken.await.expect("segment 1 was still open and took it");
+        assert!(matches!(writer.flush().await, Err(Error::StreamSealed(_))));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_to_a_segment_that_is_deleted_is_in_doubt_and_not_sent_again() {
+    let world = World::new(1, 1);
+    world.faults.lock().slow = Some(id(0));
+    beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        let ack = writer.write("k", "1").await.expect("accepted");
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert_eq!(world.segments.lock()[&id(0)].data.len(), 9, "it is stored");
+        world.split(id(0));
+        world.delete(id(0));
+        world.restart();
+        let error = ack.await.expect_err("who knows");
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        let failure = writer.flush().await.expect_err("the writer has failed");
+        assert!(
+            matches!(failure, Error::EventsInDoubt { events: 1, .. }),
+            "{failure}"
+        );
+    })
+    .await;
+    let stored: usize = world.segments.lock().values().map(|s| s.data.len()).sum();
+    assert_eq!(stored, 0, "nothing was written a second time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_go_on_to_the_successors_of_a_segment_that_was_deleted_meanwhile() {
+    let world = World::new(1, 1);
+    beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        world.split(id(0));
+        world.delete(id(0));
+        let ack = writer.write("k", "1").await.expect("accepted");
+        ack.await.expect("durable");
+    })
+    .await;
+    let stored: usize = world.segments.lock().values().map(|s| s.data.len()).sum();
+    assert_eq!(stored, 9);
 }
 
 #[tokio::test(start_paused = true)]

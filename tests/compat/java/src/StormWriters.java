@@ -7,12 +7,13 @@ import java.util.Map;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
 
 /**
  * The storm's writers: each on a thread of its own, its keys in turn, a bounded number of events in flight. While the server is away they
  * block in the client, which reconnects by itself; nothing here retries. An event that the client gives up counts as failed.
  */
-final class StormWriters {
+final class StormWriters implements ScaleStorm.Source {
     private static final int IN_FLIGHT = 256;
     private static final int DRAIN_SECONDS = 120;
 
@@ -28,6 +29,8 @@ final class StormWriters {
     private final int writers;
     private final int keys;
     private final int size;
+    /** Events per second of each writer; 0: as many as there is room for. */
+    private final int rate;
     private final Semaphore[] free;
     private final AtomicLong sent = new AtomicLong();
     private final AtomicLong acked = new AtomicLong();
@@ -40,6 +43,7 @@ final class StormWriters {
         writers = options.get("writers");
         keys = options.get("keys");
         size = options.get("size");
+        rate = options.getOrDefault("rate", 0);
         free = new Semaphore[writers];
         EventStreamClientFactory factory = EventStreamClientFactory.withScope(scope, config);
         for (int w = 0; w < writers; w++) {
@@ -54,8 +58,13 @@ final class StormWriters {
 
     private void write(int writer, EventStreamWriter<byte[]> out) {
         try {
+            long next = System.nanoTime();
             for (int n = 0; ; n = (n + 1) % keys) {
                 waitWhilePaused();
+                if (rate > 0) {
+                    next = Math.max(next + 1_000_000_000L / rate, System.nanoTime() - 1_000_000_000L);
+                    LockSupport.parkNanos(next - System.nanoTime());
+                }
                 free[writer].acquire();
                 Item item = ledger.next(writer, n);
                 out.writeEvent(Item.routingKey(item.key()), item.bytes(size)).whenComplete((done, error) -> {
@@ -85,7 +94,8 @@ final class StormWriters {
         parked--;
     }
 
-    synchronized void pause() {
+    @Override
+    public synchronized void pause() {
         paused = true;
     }
 
@@ -95,14 +105,16 @@ final class StormWriters {
     }
 
     /** Returns once there were as many acknowledgements as there may be events in flight. */
-    void awaitFirstAcks() throws InterruptedException {
+    @Override
+    public void awaitFirstAcks() throws InterruptedException {
         while (acked.get() < (long) writers * IN_FLIGHT) {
             Thread.sleep(10);
         }
     }
 
     /** After {@link #pause}: returns null once every event is acknowledged, or what went wrong. */
-    String awaitAcks() {
+    @Override
+    public String awaitAcks() {
         try {
             long end = System.nanoTime() + DRAIN_SECONDS * 1_000_000_000L;
             synchronized (this) {
@@ -125,15 +137,18 @@ final class StormWriters {
         }
     }
 
-    long acked() {
+    @Override
+    public long acked() {
         return acked.get();
     }
 
-    long failed() {
+    @Override
+    public long failed() {
         return failed.get();
     }
 
-    String status() {
+    @Override
+    public String status() {
         long handedOver = sent.get(); // first, so that what is in flight is not counted too high
         long failedNow = failed.get();
         long ackedNow = acked.get();

@@ -1,0 +1,147 @@
+import io.pravega.client.ClientConfig;
+import io.pravega.client.EventStreamClientFactory;
+import io.pravega.client.stream.EventWriterConfig;
+import io.pravega.client.stream.Transaction;
+import io.pravega.client.stream.TransactionalEventStreamWriter;
+import io.pravega.client.stream.impl.ByteArraySerializer;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
+
+/**
+ * The storm's writers when it writes transactions: each on a thread of its own, its keys in turn. A transaction is committed, and the next
+ * begun at once: commits are carried out in the order in which they were asked for. Every fifth transaction is aborted and its events are
+ * written again by the next one, so that an event of an aborted one that becomes visible is found as a duplicate.
+ */
+final class TransactionWriters implements ScaleStorm.Source {
+    private static final int DRAIN_SECONDS = 60;
+    private static final int ABORT_EVERY = 5;
+    /** Committing ones of a writer, at most: beyond that it waits for the oldest. */
+    private static final int COMMITTING = 4;
+
+    private final Ledger ledger;
+    private final int keys;
+    private final int size;
+    private final int events;
+    private final Thread[] threads;
+    private final AtomicLong sent = new AtomicLong();
+    private final AtomicLong acked = new AtomicLong();
+    private final AtomicLong failed = new AtomicLong();
+    private final AtomicLong committed = new AtomicLong();
+    private final AtomicLong aborted = new AtomicLong();
+    private volatile boolean paused;
+    private volatile String error;
+
+    TransactionWriters(ClientConfig config, String scope, String stream, Ledger ledger, Map<String, Integer> options) {
+        this.ledger = ledger;
+        keys = options.get("keys");
+        size = options.get("size");
+        events = options.get("transaction");
+        threads = new Thread[options.get("writers")];
+        EventStreamClientFactory factory = EventStreamClientFactory.withScope(scope, config);
+        for (int w = 0; w < threads.length; w++) {
+            int writer = w;
+            TransactionalEventStreamWriter<byte[]> out = factory.createTransactionalEventWriter("writer-" + w, stream,
+                new ByteArraySerializer(), EventWriterConfig.builder().transactionTimeoutTime(30_000).build());
+            threads[w] = new Thread(() -> write(writer, out), "writer-" + writer);
+            threads[w].setDaemon(true);
+            threads[w].start();
+        }
+    }
+
+    private void write(int writer, TransactionalEventStreamWriter<byte[]> out) {
+        List<Transaction<byte[]>> committing = new ArrayList<>();
+        try {
+            for (int n = 0; !paused; n++) {
+                List<Item> items = new ArrayList<>();
+                for (int k = 0; k < events; k++) {
+                    items.add(ledger.next(writer, (n * events + k) % keys));
+                }
+                if (n % ABORT_EVERY == ABORT_EVERY - 1) {
+                    fill(out.beginTxn(), items).abort();
+                    aborted.incrementAndGet();
+                }
+                Transaction<byte[]> transaction = fill(out.beginTxn(), items);
+                transaction.commit();
+                sent.addAndGet(items.size());
+                committing.add(transaction);
+                if (committing.size() >= COMMITTING) {
+                    settle(committing.remove(0));
+                }
+            }
+            while (!committing.isEmpty()) {
+                settle(committing.remove(0));
+            }
+        } catch (Throwable e) {
+            e.printStackTrace();
+            error = e.toString();
+            failed.incrementAndGet();
+        }
+    }
+
+    private Transaction<byte[]> fill(Transaction<byte[]> transaction, List<Item> items) throws Exception {
+        for (Item item : items) {
+            transaction.writeEvent(Item.routingKey(item.key()), item.bytes(size));
+        }
+        return transaction;
+    }
+
+    private void settle(Transaction<byte[]> transaction) throws Exception {
+        long end = System.nanoTime() + DRAIN_SECONDS * 1_000_000_000L;
+        for (Transaction.Status status = transaction.checkStatus(); status != Transaction.Status.COMMITTED; status = transaction.checkStatus()) {
+            Check.that(status == Transaction.Status.COMMITTING, "a transaction that was committed is " + status);
+            Check.that(System.nanoTime() < end, "a transaction was committed within " + DRAIN_SECONDS + " s");
+            Thread.sleep(10);
+        }
+        committed.incrementAndGet();
+        acked.addAndGet(events);
+    }
+
+    @Override
+    public void awaitFirstAcks() throws InterruptedException {
+        while (committed.get() < threads.length) {
+            if (error != null) {
+                throw new IllegalStateException(error);
+            }
+            Thread.sleep(10);
+        }
+    }
+
+    @Override
+    public void pause() {
+        paused = true;
+    }
+
+    @Override
+    public String awaitAcks() {
+        try {
+            for (Thread thread : threads) {
+                thread.join(TimeUnit.SECONDS.toMillis(DRAIN_SECONDS));
+                if (thread.isAlive()) {
+                    return "a writer did not end within " + DRAIN_SECONDS + " s";
+                }
+            }
+            return error;
+        } catch (InterruptedException e) {
+            throw new IllegalStateException("nobody interrupts the main thread", e);
+        }
+    }
+
+    @Override
+    public long acked() {
+        return acked.get();
+    }
+
+    @Override
+    public long failed() {
+        return failed.get();
+    }
+
+    @Override
+    public String status() {
+        return String.format("{\"sent\":%d,\"acked\":%d,\"inflight\":%d,\"failed\":%d,\"committed\":%d,\"aborted\":%d}", sent.get(),
+            acked.get(), Math.max(0, sent.get() - acked.get()), failed.get(), committed.get(), aborted.get());
+    }
+}
