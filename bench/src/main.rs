@@ -17,6 +17,7 @@ mod load;
 mod probe;
 mod reference;
 mod report;
+mod scale;
 mod server;
 mod start;
 
@@ -61,6 +62,8 @@ enum Section {
     Append,
     /// Memory of a server without work
     Idle,
+    /// Splits: their syncs and requests, and the gap that writers see
+    Scale,
     /// From the server's exec to its first acknowledged append
     Start,
     /// Ours and the official server, driven by the official Java client
@@ -106,6 +109,7 @@ fn main() -> anyhow::Result<()> {
             Section::Limits => limits::run(&mut bench)?,
             Section::Append => append::run(&mut bench)?,
             Section::Idle => idle::run(&mut bench)?,
+            Section::Scale => scale::run(&mut bench)?,
             Section::Start => start::run(&mut bench)?,
             Section::Reference => java::run(&mut bench)?,
         }

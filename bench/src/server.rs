@@ -69,7 +69,7 @@ impl Spent {
 }
 
 /// Adds up a counter over its labels.
-fn counter(metrics: &str, name: &str) -> Option<f64> {
+pub(crate) fn counter(metrics: &str, name: &str) -> Option<f64> {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let value = match rest.strip_prefix('{') {
