@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::{ClientArgs, ScopeVerb, StreamOptions, StreamVerb};
 use crate::connect;
+use crate::elastic;
 use crate::exit::{Exit, Failure};
 
 /// Reads `SCOPE/STREAM` as a user may name it.
@@ -54,7 +55,7 @@ pub(crate) async fn cut(
 }
 
 /// Prints what was done: a sentence for people, JSON for scripts.
-fn say(client: &ClientArgs, sentence: &str, json: &Value) {
+pub(crate) fn say(client: &ClientArgs, sentence: &str, json: &Value) {
     if client.json {
         println!("{json}");
     } else {
@@ -205,6 +206,12 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
             let json = json!({ "stream": stream.to_string(), "head": cut.to_text() });
             say(&args, &format!("truncated stream {stream}"), &json);
         }
+        StreamVerb::Split(args) => elastic::split(args).await?,
+        StreamVerb::Merge(args) => elastic::merge(args).await?,
+        StreamVerb::Scale(args) => elastic::scale(args).await?,
+        StreamVerb::Epochs(args) => elastic::epochs(args).await?,
+        StreamVerb::Cut(args) => elastic::show_cut(args).await?,
+        StreamVerb::Retention(args) => elastic::retention(args).await?,
         StreamVerb::Seal {
             stream,
             client: args,
@@ -328,7 +335,7 @@ async fn describe(stream: &ScopedStream, args: &ClientArgs) -> anyhow::Result<()
 }
 
 /// All of a scope's streams but the internal ones.
-async fn user_streams(
+pub(crate) async fn user_streams(
     client: &Client,
     scope: &ScopeName,
     tag: Option<&str>,
@@ -343,7 +350,7 @@ async fn user_streams(
     Ok(names)
 }
 
-async fn pages(
+pub(crate) async fn pages(
     mut page: impl AsyncFnMut(
         &str,
     )
@@ -360,7 +367,7 @@ async fn pages(
     }
 }
 
-fn list(args: &ClientArgs, names: &[String]) {
+pub(crate) fn list(args: &ClientArgs, names: &[String]) {
     if args.json {
         println!("{}", json!(names));
     } else {

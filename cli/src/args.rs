@@ -1,5 +1,7 @@
 //! The command line: every verb, its options and examples.
 
+pub(crate) mod elastic;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -47,10 +49,15 @@ Example:
         #[command(subcommand)]
         verb: ScopeVerb,
     },
-    /// Create, list, describe, update, truncate, seal and delete streams
+    /// Create, list, describe, update, split, merge, truncate, seal and delete streams
     Stream {
         #[command(subcommand)]
         verb: StreamVerb,
+    },
+    /// List, describe and abort transactions
+    Txn {
+        #[command(subcommand)]
+        verb: elastic::TxnVerb,
     },
     /// Write events from a file or standard input to a stream
     #[command(after_help = "\
@@ -66,6 +73,22 @@ Examples:
   sarit read demo/app --from tail --follow
   sarit read demo/app --json | jq .event")]
     Read(ReadArgs),
+    /// List and describe reader groups, and see how far behind they are
+    Group {
+        #[command(subcommand)]
+        verb: elastic::GroupVerb,
+    },
+    /// Keep values under keys: create, list, put, get, scan, remove, delete
+    Table {
+        #[command(subcommand)]
+        verb: elastic::TableVerb,
+    },
+    /// Show live rates, segments, splits and merges
+    #[command(after_help = "\
+Examples:
+  sarit top
+  sarit top --scope demo --count 1 --json | jq '.streams[]'")]
+    Top(elastic::TopArgs),
     /// See it work: real data in, the server killed with SIGKILL, everything read back
     Demo(DemoArgs),
     /// Print a shell's completion script
@@ -264,6 +287,34 @@ Example, everything written so far:
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Replace a segment by several that share its keys; readers and writers follow
+    #[command(after_help = "\
+Examples:
+  sarit stream split demo/flights 0
+  sarit stream split demo/flights 2.#epoch.1 --parts 4")]
+    Split(elastic::Split),
+    /// Replace neighbouring segments by one; readers and writers follow
+    #[command(after_help = "Example:\n  sarit stream merge demo/flights 2 3")]
+    Merge(elastic::Merge),
+    /// Split and merge until there are so many segments, equal in keys
+    #[command(after_help = "Example:\n  sarit stream scale demo/flights --segments 8")]
+    Scale(elastic::Scale),
+    /// Show which segments there were when: each split and merge begins an epoch
+    #[command(after_help = "Example:\n  sarit stream epochs demo/flights --last 5")]
+    Epochs(elastic::Epochs),
+    /// Print a stream cut, for `read --from` and `truncate --at`
+    #[command(after_help = "\
+Examples:
+  sarit stream cut demo/flights
+  sarit stream cut demo/flights --since head")]
+    Cut(elastic::Cut),
+    /// Show or change how much is kept
+    #[command(after_help = "\
+Examples:
+  sarit stream retention demo/flights
+  sarit stream retention demo/flights --min-bytes 1000000 --max-bytes 5000000
+  sarit stream retention demo/flights --none")]
+    Retention(elastic::Retention),
     /// End a stream: no more events
     Seal {
         /// SCOPE/STREAM

@@ -74,6 +74,10 @@ fn exit(error: &anyhow::Error) -> Exit {
             Error::NoSuchScope(_)
             | Error::NoSuchStream(_)
             | Error::NoSuchSegment(_)
+            | Error::NoSuchTransaction { .. }
+            | Error::NoSuchTable(_)
+            | Error::NoSuchGroup(_)
+            | Error::KeyDoesNotExist(_)
             | Error::NotFound { .. },
         ) => Exit::NotFound,
         Some(
@@ -82,10 +86,14 @@ fn exit(error: &anyhow::Error) -> Exit {
             | Error::StreamSealed(_)
             | Error::SegmentSealed(_)
             | Error::ScaleRefused(_)
+            | Error::TransactionEnded { .. }
+            | Error::KeyBadVersion(_)
             | Error::SegmentTruncated { .. }
             | Error::SegmentGone { .. },
         ) => Exit::WrongState,
-        Some(Error::InvalidName(_) | Error::Address(_) | Error::Config(_)) => Exit::Usage,
+        Some(
+            Error::InvalidName(_) | Error::KeyLength { .. } | Error::Address(_) | Error::Config(_),
+        ) => Exit::Usage,
         Some(error) if error.is_retryable() => Exit::Unreachable,
         _ => Exit::Failed,
     }

@@ -1,17 +1,22 @@
 //! `sarit`: the server processes and every verb a person or a script uses on them.
 //!
 //! [`args`] says what can be asked, [`serve`] runs servers, [`admin`], [`write`] and [`read`] are
-//! clients, [`demo`] is both. Exit codes are in [`exit`].
+//! clients as are [`elastic`], [`txn`], [`group`], [`table`] and [`top`], [`demo`] is both. Exit codes are in [`exit`].
 
 mod admin;
 mod args;
 mod demo;
+mod elastic;
 mod exit;
+mod group;
 mod pages;
 mod read;
 mod serve;
 mod settings;
+mod table;
 mod telemetry;
+mod top;
+mod txn;
 mod write;
 
 use std::process::ExitCode;
@@ -40,6 +45,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Segmentstore(args) => server()?.block_on(serve::segment_store(args)),
         Command::Scope { verb } => client()?.block_on(admin::scope(verb)),
         Command::Stream { verb } => client()?.block_on(admin::stream(verb)),
+        Command::Txn { verb } => client()?.block_on(txn::run(verb)),
+        Command::Group { verb } => client()?.block_on(group::run(verb)),
+        Command::Table { verb } => client()?.block_on(table::run(verb)),
+        Command::Top(args) => client()?.block_on(top::run(args)),
         Command::Write(args) => client()?.block_on(write::run(args)),
         Command::Read(args) => client()?.block_on(read::run(args)),
         Command::Demo(args) => client()?.block_on(demo::run(args)),

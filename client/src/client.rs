@@ -22,6 +22,8 @@ use crate::event::{
     EventReader, EventWriter, From, Owner, Successor, Topology, Until, reader, writer,
 };
 use crate::segment::{Locate, SegmentReader, Segments};
+use crate::table::KeyValueTable;
+use crate::transaction::TransactionWriter;
 
 /// What the client reaches the world with.
 #[derive(Clone)]
@@ -139,15 +141,56 @@ impl Client {
         if owners.is_empty() {
             return Err(Error::StreamSealed(stream.to_string()));
         }
+        self.open_writer(&owners, self.topology(stream))
+    }
+
+    /// Opens a writer of transactions, each of which is aborted when nobody keeps it open for `lease_ms`.
+    /// Asks nothing of the server.
+    pub fn transaction_writer(&self, stream: &ScopedStream, lease_ms: u64) -> TransactionWriter {
+        let writer = format!("{:032x}", self.0.rng.u128());
+        TransactionWriter::new(self.clone(), stream.clone(), writer, lease_ms)
+    }
+
+    /// Opens a key-value table.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTable`], and those of [`Error`].
+    pub async fn key_value_table(&self, table: &ScopedStream) -> Result<KeyValueTable, Error> {
+        KeyValueTable::open(self.clone(), table).await
+    }
+
+    /// Opens a writer to segments that somebody has given.
+    pub(crate) fn open_writer(
+        &self,
+        owners: &[Owner],
+        topology: Arc<dyn Topology>,
+    ) -> Result<EventWriter, Error> {
         let parts = writer::Parts {
             config: (*self.0.config).clone(),
-            topology: self.topology(stream),
+            topology,
             pool: self.0.pool.clone(),
             rng: self.0.rng.split(),
             stop: self.0.stop.clone(),
         };
-        let writer = EventWriter::open(&owners, parts, &self.0.tasks)?;
+        let writer = EventWriter::open(owners, parts, &self.0.tasks)?;
         Ok(writer.keeping(self.clone()))
+    }
+
+    /// Runs a task until it ends, `stop` says so, or the client stops.
+    pub(crate) fn beside(
+        &self,
+        stop: CancellationToken,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let all = self.0.stop.clone();
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = all.cancelled() => {}
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
     }
 
     /// Opens a reader of all events of a stream.

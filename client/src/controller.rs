@@ -7,6 +7,8 @@
 //! very call.
 
 mod scale;
+mod tables;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,6 +28,7 @@ use sarit_proto::ids::SegmentId;
 use sarit_proto::names::{ScopeName, ScopedStream, SegmentName, StreamSegment};
 use sarit_proto::policy::StreamConfig;
 use sarit_proto::stream_cut::StreamCut;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
@@ -36,6 +39,8 @@ use crate::event::{Owner, Successor};
 use crate::segment::Locate;
 
 pub use scale::Scaling;
+pub use tables::TableConfig;
+pub use transactions::TransactionStatus;
 
 type Api = api::ControllerServiceClient<Channel>;
 
@@ -537,8 +542,25 @@ impl Controller {
         }
     }
 
+    /// Waiting for something to be done ends at the deadline of one call.
+    pub(crate) fn within_deadline(&self, what: &'static str, begun: Instant) -> Result<(), Error> {
+        let after_ms = self.config.retry.deadline_ms;
+        match begun.elapsed() < Duration::from_millis(after_ms) {
+            true => Ok(()),
+            false => Err(Error::Timeout {
+                endpoint: self.endpoint.clone(),
+                what,
+                after_ms,
+            }),
+        }
+    }
+
     /// Calls until there is an answer.
-    async fn ask<T, F>(&self, what: &'static str, call: impl Fn(Api) -> F) -> Result<T, Error>
+    pub(crate) async fn ask<T, F>(
+        &self,
+        what: &'static str,
+        call: impl Fn(Api) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {

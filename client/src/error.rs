@@ -138,6 +138,28 @@ pub enum Error {
     /// No such stream: create it first.
     #[error("stream {0} does not exist; create it first")]
     NoSuchStream(String),
+    /// No such reader group.
+    #[error("reader group {0} does not exist")]
+    NoSuchGroup(String),
+    /// A reader group's log is not as the Java client writes it.
+    #[error("the log of reader group {group} cannot be understood: {why}")]
+    NotAGroup {
+        /// The group.
+        group: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// No such key-value table: create it first.
+    #[error("table {0} does not exist; create it first")]
+    NoSuchTable(String),
+    /// A key has not the length that all keys of the table have.
+    #[error("a key of {given} bytes, the table's keys have {wanted}")]
+    KeyLength {
+        /// Its length.
+        given: usize,
+        /// Theirs.
+        wanted: usize,
+    },
     /// The scope still has streams, tables or reader groups: delete them first.
     #[error("scope {0} is not empty; delete its streams first")]
     ScopeNotEmpty(String),
@@ -147,6 +169,22 @@ pub enum Error {
     /// The stream takes no more events or changes.
     #[error("stream {0} is sealed")]
     StreamSealed(String),
+    /// No such transaction: it never was, or ended so long ago that it was forgotten.
+    #[error("stream {stream} has no transaction {transaction}")]
+    NoSuchTransaction {
+        /// The stream.
+        stream: String,
+        /// The transaction.
+        transaction: String,
+    },
+    /// The transaction was ended: by somebody else, or because its lease was over.
+    #[error("transaction {transaction} is {status}")]
+    TransactionEnded {
+        /// The transaction.
+        transaction: String,
+        /// What has become of it.
+        status: String,
+    },
     /// A segment to replace takes no events now, the stream is being scaled, or would have fewer segments
     /// than its policy wants.
     #[error(
@@ -223,6 +261,12 @@ impl Error {
             | Self::StreamNotSealed(_)
             | Self::StreamSealed(_)
             | Self::ScaleRefused(_)
+            | Self::NoSuchTable(_)
+            | Self::NoSuchGroup(_)
+            | Self::NotAGroup { .. }
+            | Self::KeyLength { .. }
+            | Self::NoSuchTransaction { .. }
+            | Self::TransactionEnded { .. }
             | Self::InvalidName(_)
             | Self::EventTooLarge { .. }
             | Self::NotAnEvent { .. }

@@ -1,7 +1,8 @@
 //! The Sarit client: writers, readers, controller calls.
 //!
 //! In order of flow: [`Client`] is where everything starts, [`controller`] knows streams and who serves
-//! them, [`event`] writes and reads streams, [`segment`] one segment, [`connection`] moves bytes.
+//! them, [`event`] writes and reads streams, [`transaction`] writes atomically, [`table`] keeps values under keys, [`segment`] is about one
+//! segment, [`connection`] moves bytes.
 //! Everything reaches the world through `sarit_env`, so that a simulated world can run it unchanged.
 //!
 //! ```no_run
@@ -35,10 +36,14 @@ pub mod connection;
 pub mod controller;
 mod error;
 pub mod event;
+pub mod group;
 pub mod segment;
+pub mod table;
+pub mod transaction;
 
 pub use client::{Client, Parts};
 pub use config::Config;
 pub use controller::Controller;
 pub use error::Error;
 pub use event::{EventReader, EventWriter};
+pub use transaction::{Transaction, TransactionWriter};

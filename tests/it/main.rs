@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod damage;
+mod elastic_cli;
 mod kill;
 mod lifecycle;
 mod power;

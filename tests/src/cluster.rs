@@ -159,6 +159,11 @@ impl Cluster {
         format!("127.0.0.1:{}", self.ports.store)
     }
 
+    /// Returns the address of the first process's HTTP pages.
+    pub fn http_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.http[0])
+    }
+
     /// Returns the ids of the running processes.
     pub fn pids(&self) -> Vec<u32> {
         self.processes

@@ -164,7 +164,7 @@ impl Driver {
         let pairs = borders.iter().zip(&borders[1..]);
         let request = ScaleRequest {
             stream_info: Some(self.stream.clone()),
-            sealed_segments: sealed.iter().map(|range| id(range)).collect(),
+            sealed_segments: sealed.iter().map(id).collect(),
             new_key_ranges: pairs
                 .map(|(start, end)| KeyRangeEntry {
                     start: *start,

@@ -106,15 +106,8 @@ impl Controller {
     /// And those of [`Controller::is_scaled`].
     pub async fn wait_scaled(&self, stream: &ScopedStream, epoch: i32) -> Result<(), Error> {
         let begun = Instant::now();
-        let limit_ms = self.config.retry.deadline_ms;
         while !self.is_scaled(stream, epoch).await? {
-            if begun.elapsed() >= Duration::from_millis(limit_ms) {
-                return Err(Error::Timeout {
-                    endpoint: self.endpoint.clone(),
-                    what: "scale",
-                    after_ms: limit_ms,
-                });
-            }
+            self.within_deadline("scale", begun)?;
             tokio::time::sleep(ASK_AGAIN).await;
         }
         Ok(())

@@ -26,6 +26,12 @@ impl Frontier {
         self.active.insert(segment, position);
     }
 
+    /// Waits with `segment` until `predecessors` have ended.
+    pub(crate) fn wait(&mut self, segment: SegmentId, predecessors: Vec<SegmentId>) {
+        self.waiting
+            .insert(segment, predecessors.into_iter().collect());
+    }
+
     /// Everything before `position` has been read.
     pub(crate) fn advance(&mut self, segment: SegmentId, position: SegmentPosition) {
         if let Some(at) = self.active.get_mut(&segment) {

@@ -1,9 +1,9 @@
 //! Events: `writer` spreads them over a stream's segments by routing key, `reader` reads all segments of
 //! a stream. Both follow the stream as its segments end and others take over.
 
-mod frontier;
+pub(crate) mod frontier;
 pub mod reader;
-mod router;
+pub(crate) mod router;
 #[cfg(test)]
 mod testing;
 pub mod writer;

@@ -1,0 +1,171 @@
+//! The command line on a stream that changes: split, merge, scale, look at it, and read it all the same.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "drives real processes in real time"
+)]
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use sarit_tests::clients::workspace;
+use sarit_tests::cluster::{Cluster, Layout, binary};
+use serde_json::Value;
+
+fn start(name: &str) -> Cluster {
+    let folder = workspace(name).expect("a folder");
+    let cluster = Cluster::start(Layout::Standalone, &folder.join("data"), &folder, &[]);
+    cluster.expect("a server")
+}
+
+fn run(cluster: &Cluster, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(binary())
+        .env_remove("SARIT_BIN")
+        .args(arguments)
+        .args(["--controller", &cluster.uri()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the CLI runs");
+    let stdin = child.stdin.take();
+    let written = stdin.expect("it is piped").write_all(input.as_bytes());
+    written.expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a verb, which must succeed, and returns what it printed.
+fn ask(cluster: &Cluster, arguments: &[&str]) -> String {
+    give(cluster, arguments, "")
+}
+
+fn give(cluster: &Cluster, arguments: &[&str], input: &str) -> String {
+    let output = run(cluster, arguments, input);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    text(&output.stdout)
+}
+
+fn json(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let said = ask(cluster, &[arguments, &["--json"]].concat());
+    serde_json::from_str(&said).unwrap_or_else(|_| panic!("{arguments:?} printed {said:?}"))
+}
+
+/// Runs a verb that must fail with this exit code, and returns what it complained of.
+fn refuse(cluster: &Cluster, arguments: &[&str], code: i32) -> String {
+    let output = run(cluster, arguments, "");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    said
+}
+
+#[test]
+fn a_stream_is_split_merged_and_scaled_from_the_command_line() {
+    let cluster = start("elastic-cli");
+    ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
+    let write = |from: u32| {
+        let lines: String = (from..from + 100).map(|n| format!("{n}\n")).collect();
+        give(&cluster, &["write", "s/t"], &lines);
+    };
+    write(0);
+    let split = json(&cluster, &["stream", "split", "s/t", "--parts", "3"]);
+    assert_eq!(split["epoch"], 1);
+    assert_eq!(split["sealed"][0], "0.#epoch.0");
+    assert_eq!(split["created"].as_array().map(Vec::len), Some(3));
+    write(100);
+    let merge = json(&cluster, &["stream", "merge", "s/t", "2", "1.#epoch.1"]);
+    assert_eq!(merge["created"][0], "4.#epoch.2");
+    write(200);
+    let scale = json(&cluster, &["stream", "scale", "s/t", "--segments", "4"]);
+    assert_eq!(scale["created"].as_array().map(Vec::len), Some(4));
+    write(300);
+    let again = json(&cluster, &["stream", "scale", "s/t", "--segments", "4"]);
+    assert_eq!(again["changed"], false);
+
+    let epochs = ask(&cluster, &["stream", "epochs", "s/t", "--json"]);
+    let counts: Vec<_> = epochs
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"))
+        .map(|epoch| epoch["segments"].as_array().map(Vec::len))
+        .collect();
+    assert_eq!(counts, [Some(1), Some(3), Some(2), Some(4)]);
+
+    let mut read: Vec<u32> = ask(&cluster, &["read", "s/t"])
+        .lines()
+        .map(|line| line.parse().expect("a number"))
+        .collect();
+    read.sort_unstable();
+    assert_eq!(read, (0..400).collect::<Vec<_>>());
+
+    // 10 events of one digit, 90 of two, 300 of three, each with a header of 8 bytes.
+    let cut = json(&cluster, &["stream", "cut", "s/t", "--since", "head"]);
+    assert_eq!(cut["bytes"], 10 * 9 + 90 * 10 + 300 * 11);
+    let tail = cut["cut"].as_str().expect("a cut");
+    let behind = ask(&cluster, &["read", "s/t", "--from", tail]);
+    assert_eq!(behind, "");
+
+    ask(&cluster, &["stream", "seal", "s/t"]);
+    let sealed = json(&cluster, &["stream", "cut", "s/t"]);
+    assert_eq!(
+        sealed["cut"], tail,
+        "the tail of a sealed stream is its end"
+    );
+    let complaint = refuse(&cluster, &["stream", "split", "s/t"], 4);
+    assert!(complaint.contains("sealed"), "{complaint}");
+}
+
+#[test]
+fn impossible_changes_are_refused_with_what_to_do() {
+    let cluster = start("elastic-cli-refusals");
+    ask(
+        &cluster,
+        &["stream", "create", "s/t", "--segments", "3", "--with-scope"],
+    );
+    let complaint = refuse(&cluster, &["stream", "split", "s/t"], 2);
+    assert!(complaint.contains("1.#epoch.0"), "{complaint}");
+    let complaint = refuse(&cluster, &["stream", "split", "s/t", "7"], 3);
+    assert!(complaint.contains("there are: 0.#epoch.0"), "{complaint}");
+    let complaint = refuse(&cluster, &["stream", "merge", "s/t", "0", "2"], 2);
+    assert!(complaint.contains("side by side"), "{complaint}");
+    refuse(
+        &cluster,
+        &["stream", "split", "s/t", "0", "--parts", "1"],
+        2,
+    );
+    refuse(&cluster, &["stream", "scale", "s/t", "--segments", "0"], 2);
+    let complaint = refuse(&cluster, &["stream", "split", "s/none"], 3);
+    assert!(complaint.contains("create it first"), "{complaint}");
+}
+
+#[test]
+fn top_shows_rates_once_into_a_pipe() {
+    let cluster = start("top");
+    ask(
+        &cluster,
+        &["stream", "create", "s/t", "--segments", "2", "--with-scope"],
+    );
+    let http = cluster.http_addr();
+    let arguments = [
+        "top",
+        "--http-addr",
+        &http,
+        "--every",
+        "0.2",
+        "--count",
+        "1",
+    ];
+    let table = ask(&cluster, &arguments);
+    assert!(table.contains("STREAM") && table.contains("s/t"), "{table}");
+    assert!(!table.contains('\x1b'), "no colours for a pipe: {table:?}");
+    let look = json(&cluster, &arguments);
+    assert_eq!(look["streams"][0]["segments"], 2);
+    refuse(
+        &cluster,
+        &["top", "--http-addr", "127.0.0.1:1", "--count", "1"],
+        5,
+    );
+}
