@@ -21,13 +21,14 @@ const CONTROLLER: [&str; 4] = ["--package", "sarit-controller", "--lib", "tasks"
 const CONTAINER: [&str; 4] = ["--package", "sarit-container", "--lib", "histories"];
 
 /// The bugs that the code can carry, see the `cfg(planted = …)` in the sources, and who finds them.
-const BUGS: [(&str, [&str; 4]); 7] = [
+const BUGS: [(&str, [&str; 4]); 8] = [
     ("ack_before_sync", WORLDS),
     ("skip_sync", WORLDS),
     ("skip_dedupe", WORLDS),
     ("speculative_reply", WORLDS),
     ("successors_before_seal", CONTROLLER),
     ("cut_one_frame_early", CONTAINER),
+    ("merge_twice", CONTAINER),
     ("commit_out_of_order", CONTROLLER),
 ];
 

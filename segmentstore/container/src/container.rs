@@ -22,8 +22,8 @@ use crate::shared::Shared;
 use crate::state::Segment;
 use crate::tables::{Delta, Page, Table};
 use crate::{
-    Appender, Config, ContainerStats, Error, Kind, Outcomes, Parts, Read, Running, SegmentInfo,
-    TableInfo, lifecycle,
+    Appender, AttributeUpdate, Config, ContainerStats, Error, Kind, Outcomes, Parts, Read, Running,
+    SegmentInfo, TableInfo, lifecycle,
 };
 
 /// Most bytes of table entries in one answer, about.
@@ -90,8 +90,8 @@ impl Container {
     /// Creates a segment; durable on return.
     ///
     /// # Errors
-    /// [`Error::SegmentExists`], [`Error::InvalidArgument`], [`Error::Unsupported`] for tables with
-    /// keys of fixed length, [`Error::Stopping`], [`Error::OutcomeUnknown`].
+    /// [`Error::SegmentExists`], [`Error::InvalidArgument`], [`Error::Stopping`],
+    /// [`Error::OutcomeUnknown`].
     pub async fn create(
         &self,
         segment: &str,
@@ -138,12 +138,61 @@ impl Container {
     /// Deletes a table, if wanted only an empty one; durable on return.
     ///
     /// # Errors
-    /// As [`Self::delete`], [`Error::TableNotEmpty`], [`Error::Unsupported`] for a stream.
+    /// As [`Self::delete`], [`Error::TableNotEmpty`], [`Error::Unsupported`] for a stream, and if an
+    /// empty one is wanted for a table with keys of fixed length.
     pub async fn delete_table(&self, segment: &str, must_be_empty: bool) -> Result<(), Error> {
         self.table(segment, "deleteTableSegment", |_, _| Ok(()))
             .map(|_| ())?;
         self.ask(segment, |caller| Wish::Delete {
             empty_table: must_be_empty,
+            caller,
+        })
+        .await
+    }
+
+    /// Makes `source` the end of `target`, sealed or not, sets attributes of the target with it, and
+    /// deletes the source: at once and durable on return. Returns the target's length.
+    ///
+    /// Asked again within a day, when the source is gone, it answers the same.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::SegmentSealed`] of the target, [`Error::AttributeMismatch`],
+    /// [`Error::InvalidArgument`] for a truncated source, [`Error::Unsupported`] for a table,
+    /// [`Error::Stopping`], [`Error::OutcomeUnknown`].
+    pub async fn merge(
+        &self,
+        target: &str,
+        source: &str,
+        updates: Vec<AttributeUpdate>,
+    ) -> Result<Offset, Error> {
+        let (sources, lenient) = (vec![source.into()], false);
+        let merged = self.ask(target, |caller| Wish::Merge {
+            sources,
+            updates,
+            lenient,
+            caller,
+        });
+        let lengths = merged.await?;
+        Ok(lengths[0])
+    }
+
+    /// Merges several sources in order, all or none, and returns the target's length behind each. A
+    /// source that is not there counts as merged.
+    ///
+    /// # Errors
+    /// As [`Self::merge`]; [`Error::NoSuchSegment`] only of the target.
+    pub async fn merge_batch(
+        &self,
+        target: &str,
+        sources: &[String],
+    ) -> Result<Vec<Offset>, Error> {
+        let sources = sources.iter().map(|source| source.as_str().into());
+        let (sources, lenient) = (sources.collect(), true);
+        let updates = Vec::new();
+        self.ask(target, |caller| Wish::Merge {
+            sources,
+            updates,
+            lenient,
             caller,
         })
         .await
@@ -272,38 +321,59 @@ impl Container {
     /// [`TableKey::NOT_EXISTS`] and no value.
     ///
     /// # Errors
-    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a stream, [`Error::Stopping`].
+    /// [`Error::NoSuchSegment`], [`Error::Unsupported`] for a stream, [`Error::InvalidArgument`] for a
+    /// key of a length that no key has, [`Error::Stopping`].
     pub async fn table_get(&self, segment: &str, keys: &[Bytes]) -> Result<Vec<TableEntry>, Error> {
-        self.table(segment, "readTable", |_, table| {
+        self.table(segment, "readTable", |segment, table| {
+            check_keys(segment, keys)?;
             Ok(keys.iter().map(|key| table.get(key)).collect())
         })
     }
 
     /// Returns the next entries of a table and the token to go on with; no entries at the end.
     ///
+    /// A table with keys of fixed length goes on behind a key, others behind a token.
+    ///
     /// # Errors
-    /// As [`Self::table_get`]; [`Error::InvalidArgument`] for bounds, which only tables with keys of
-    /// fixed length have, and for a foreign token.
+    /// As [`Self::table_get`]; [`Error::InvalidArgument`] for bounds the wrong way round, for bounds or
+    /// a token where the other is used, and for a foreign token.
     pub async fn table_entries(
         &self,
         segment: &str,
         from: Page,
     ) -> Result<(Vec<TableEntry>, Bytes), Error> {
-        self.table(segment, "readTableEntries", |_, table| {
+        self.table(segment, "readTableEntries", |segment, table| {
             let refuse = |what: &str| Error::InvalidArgument(what.to_owned());
-            if !from.from_key.is_empty() || !from.to_key.is_empty() {
-                return Err(refuse("bounds on a table without order"));
-            }
-            table
-                .page(&from.token, from.count, TABLE_BYTES_MAX)
-                .map_err(refuse)
+            let Page {
+                token,
+                from_key,
+                to_key,
+                count,
+            } = &from;
+            let page = if key_length(segment) > 0 {
+                let bounds = [from_key, to_key].into_iter();
+                check_keys(segment, bounds.filter(|key| !key.is_empty()))?;
+                if !token.is_empty() {
+                    return Err(refuse(
+                        "a continuation token on a table with fixed-length keys",
+                    ));
+                }
+                table.range(from_key, to_key, *count, TABLE_BYTES_MAX)
+            } else {
+                if !from_key.is_empty() || !to_key.is_empty() {
+                    return Err(refuse("bounds on a table without order"));
+                }
+                table.page(token, *count, TABLE_BYTES_MAX)
+            };
+            page.map_err(refuse)
         })
     }
 
     /// Returns what changed in a table since a position, at most `count` entries.
     ///
     /// # Errors
-    /// As [`Self::table_get`]; [`Error::InvalidArgument`] for a position outside of the table.
+    /// As [`Self::table_get`]; [`Error::InvalidArgument`] for a position outside of the table,
+    /// [`Error::Unsupported`] for one with keys of fixed length.
     pub async fn table_delta(
         &self,
         segment: &str,
@@ -311,6 +381,12 @@ impl Container {
         count: usize,
     ) -> Result<Delta, Error> {
         self.table(segment, "readTableEntriesDelta", |segment, table| {
+            if key_length(segment) > 0 {
+                return Err(Error::Unsupported {
+                    segment: segment.name.clone(),
+                    operation: "readTableEntriesDelta",
+                });
+            }
             let position = u64::try_from(from).ok();
             let position = position.filter(|position| *position <= segment.length);
             let position = position.ok_or_else(|| {
@@ -327,15 +403,11 @@ impl Container {
     /// As [`Self::table_get`].
     pub async fn table_info(&self, segment: &str) -> Result<TableInfo, Error> {
         self.table(segment, "getTableSegmentInfo", |segment, table| {
-            let key_length = match segment.kind {
-                Kind::Table { key_length } => key_length,
-                Kind::Stream => 0,
-            };
             Ok(TableInfo {
                 length: Offset(segment.length),
                 start: Offset(segment.start),
                 entries: table.len() as u64,
-                key_length,
+                key_length: key_length(segment),
             })
         })
     }
@@ -354,6 +426,8 @@ impl Container {
             frames_in_flight: metrics.in_flight.get(),
             inbox: (self.0.fillers.max_capacity() - self.0.fillers.capacity()) as u64,
             waiters: shared.waiters.len(),
+            merges: metrics.merges.get(),
+            merges_remembered: metrics.merged.get(),
             extents: metrics.extents.get(),
             reread_bytes: metrics.reread_bytes.get(),
             table_entries: metrics.table_entries.get(),
@@ -432,5 +506,28 @@ impl Container {
                 operation,
             }),
         })
+    }
+}
+
+/// Returns the length that all keys of a table have, 0 for any.
+fn key_length(segment: &Segment) -> u16 {
+    match segment.kind {
+        Kind::Table { key_length } => key_length,
+        Kind::Stream => 0,
+    }
+}
+
+fn check_keys<'a>(
+    segment: &Segment,
+    keys: impl IntoIterator<Item = &'a Bytes>,
+) -> Result<(), Error> {
+    let all = usize::from(key_length(segment));
+    match keys.into_iter().find(|key| all > 0 && key.len() != all) {
+        None => Ok(()),
+        Some(key) => {
+            let bytes = key.len();
+            let what = format!("a key of {bytes} bytes for a table with keys of {all} bytes");
+            Err(Error::InvalidArgument(what))
+        }
     }
 }

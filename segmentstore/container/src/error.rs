@@ -54,6 +54,9 @@ pub enum Error {
     /// A conditional table operation names another version than the key has.
     #[error("a key of table {0} has another version than expected")]
     KeyBadVersion(Arc<str>),
+    /// An attribute to be set with a merge has another value than expected; nothing was merged.
+    #[error("an attribute of segment {0} has another value than expected")]
+    AttributeMismatch(Arc<str>),
     /// The table was to be deleted only if empty.
     #[error("table {0} is not empty")]
     TableNotEmpty(Arc<str>),
@@ -106,6 +109,7 @@ impl Error {
             | Self::BadOffset { .. }
             | Self::KeyDoesNotExist(_)
             | Self::KeyBadVersion(_)
+            | Self::AttributeMismatch(_)
             | Self::TableNotEmpty(_)
             | Self::Unsupported { .. }
             | Self::InvalidArgument(_)

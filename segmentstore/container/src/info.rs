@@ -1,7 +1,7 @@
 //! What a container tells about segments and about itself.
 
 use bytes::Bytes;
-use sarit_proto::ids::Offset;
+use sarit_proto::ids::{AttributeId, Offset};
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,17 @@ pub enum Kind {
         /// Length of every key in bytes; 0 allows any.
         key_length: u16,
     },
+}
+
+/// An attribute to set with a merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttributeUpdate {
+    /// Which.
+    pub id: AttributeId,
+    /// Its value afterwards.
+    pub value: i64,
+    /// The value it must have before, `NULL_ATTRIBUTE` for none; without this anything will do.
+    pub expected: Option<i64>,
 }
 
 /// What is durable about a segment.
@@ -86,6 +97,10 @@ pub struct ContainerStats {
     pub inbox: u64,
     /// Readers parked at the tail.
     pub waiters: u64,
+    /// Segments that became the end of another one.
+    pub merges: u64,
+    /// Merges remembered, so that they can be asked for again; about 100 bytes of memory each.
+    pub merges_remembered: u64,
     /// Runs of segments in the log, 24 bytes of memory each.
     pub extents: u64,
     /// Bytes read back from the log for readers.

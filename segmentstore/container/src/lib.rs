@@ -36,7 +36,7 @@ pub use config::Config;
 pub use container::Container;
 pub use error::Error;
 pub use index::{Indexes, SlateStore, SnapshotMemory};
-pub use info::{ContainerStats, Kind, Read, SegmentInfo, TableInfo};
+pub use info::{AttributeUpdate, ContainerStats, Kind, Read, SegmentInfo, TableInfo};
 pub use lifecycle::{Parts, Running};
 pub use memory::{ConnectionCredit, MemoryBudget, MemoryUsage, Permit};
 pub use sarit_proto::ids::Offset;

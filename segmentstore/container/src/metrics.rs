@@ -71,9 +71,11 @@ pub(crate) struct Metrics {
     pub(crate) checkpoints: Count,
     pub(crate) checkpoint_bytes: Count,
     pub(crate) checkpoint_failures: Count,
+    pub(crate) merges: Count,
     pub(crate) in_flight: Level,
     pub(crate) inbox: Level,
     pub(crate) segments: Level,
+    pub(crate) merged: Level,
     pub(crate) extents: Level,
     pub(crate) table_entries: Level,
     pub(crate) table_bytes: Level,
@@ -97,6 +99,8 @@ impl Metrics {
             checkpoints: count("segmentstore_checkpoints_total"),
             checkpoint_bytes: count("segmentstore_checkpoint_bytes_total"),
             checkpoint_failures: count("segmentstore_checkpoint_failures_total"),
+            merges: count("segmentstore_merged_segments_total"),
+            merged: level("segmentstore_merges_remembered"),
             in_flight: level("segmentstore_frames_in_flight"),
             inbox: level("segmentstore_inbox_depth"),
             segments: level("segmentstore_segments"),
@@ -123,6 +127,7 @@ impl Metrics {
     /// Notes the size of the state.
     pub(crate) fn state(&self, state: &State) {
         self.segments.set(state.len() as u64);
+        self.merged.set(state.merged.len() as u64);
         self.extents.set(state.totals.extents);
         self.table_entries.set(state.totals.table_entries);
         self.table_bytes.set(state.totals.table_bytes);
@@ -204,6 +209,11 @@ fn describe() {
             "Failed attempts to write one, each repeated",
         ),
         (
+            "segmentstore_merged_segments_total",
+            Unit::Count,
+            "Segments that became the end of another one",
+        ),
+        (
             CREDIT_WAITS,
             Unit::Count,
             "Operations that had to wait for memory before they were read",
@@ -224,6 +234,11 @@ fn describe() {
             "Batches of appends that wait for their place in the order",
         ),
         ("segmentstore_segments", Unit::Count, "Segments"),
+        (
+            "segmentstore_merges_remembered",
+            Unit::Count,
+            "Merges of the last day that can be asked for again",
+        ),
         (
             "segmentstore_tail_extents",
             Unit::Count,

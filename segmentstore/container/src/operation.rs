@@ -8,10 +8,13 @@
 //! record  type u8 | zero u8 | n_attr u16 | len u32 | len bytes        all little-endian
 //! ```
 
+mod sources;
+
 use bytes::{BufMut, BytesMut};
 use sarit_proto::ids::AttributeId;
 use sarit_storage::PackId;
 
+pub(crate) use self::sources::{SOURCE, Source, Sources};
 use crate::Kind;
 use crate::state::Sid;
 
@@ -69,6 +72,14 @@ pub(crate) enum Operation<'a> {
         frame: u64,
         /// The number of the operation behind that frame's last one.
         next_seq: u64,
+    },
+    /// Other segments become the end of this one, in order, and are gone.
+    Merge {
+        sid: Sid,
+        /// Length before.
+        base: u64,
+        attributes: Attributes<'a>,
+        sources: Sources<'a>,
     },
 }
 
@@ -209,11 +220,15 @@ pub(crate) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Returns by how much the change moves the table's length.
+    /// Returns by how much the change moves the length of a table, with keys of `fixed` length or any.
     ///
     /// Source: observed on the official server; the protocol asks only that versions rise.
-    pub(crate) fn size(&self) -> u64 {
-        17 + self.key.len() as u64 + self.value.map_or(0, |value| value.len() as u64)
+    pub(crate) fn size(&self, fixed: bool) -> u64 {
+        match self.value {
+            Some(value) => 17 + (self.key.len() + value.len()) as u64,
+            None if fixed => 0,
+            None => 17 + self.key.len() as u64,
+        }
     }
 
     /// Returns the bytes it takes in a record.
@@ -290,6 +305,7 @@ const TABLE_UPDATE_TYPE: u8 = 7;
 const FLUSH_COMMIT: u8 = 8;
 const COMPACT: u8 = 9;
 const CHECKPOINT_END: u8 = 10;
+const MERGE: u8 = 11;
 
 impl<'a> Operation<'a> {
     /// Writes the record, for all but appends, whose payload is gathered: see [`encode_run`].
@@ -353,6 +369,21 @@ impl<'a> Operation<'a> {
                 header(out, CHECKPOINT_END, 0, 16);
                 out.put_u64_le(frame);
                 out.put_u64_le(next_seq);
+            }
+            Self::Merge {
+                sid,
+                base,
+                attributes,
+                sources,
+            } => {
+                let len = 24 + attributes.0.len() + sources.raw().len();
+                header(out, MERGE, attributes.len(), len);
+                out.put_u64_le(sid.0);
+                out.put_u64_le(base);
+                out.put_u32_le(u32::try_from(sources.len()).expect("bounded where they enter"));
+                out.put_u32_le(0);
+                out.put_slice(attributes.0);
+                out.put_slice(sources.raw());
             }
         }
     }
@@ -458,6 +489,18 @@ impl<'a> Records<'a> {
                 frame: sid.0,
                 next_seq: cursor.u64()?,
             },
+            MERGE => {
+                let (base, count, _) = (cursor.u64()?, cursor.u32()?, cursor.u32()?);
+                let attributes = cursor.attributes(attributes)?;
+                let sources = (count as usize).checked_mul(SOURCE);
+                let sources = sources.ok_or("a merge of more than fits")?;
+                Operation::Merge {
+                    sid,
+                    base,
+                    attributes,
+                    sources: Sources::new(cursor.take(sources)?),
+                }
+            }
             _ => return Err("a record of an unknown type"),
         };
         if cursor.rest.is_empty() {

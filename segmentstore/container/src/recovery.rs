@@ -59,6 +59,7 @@ pub(crate) async fn recover(
 async fn load(index: &dyn Index, applied: Applied, hasher: Seeded) -> Result<State, Error> {
     let mut state = State::at(applied, hasher);
     entries::load_packs(index, |id, used| state.usage.restore_pack(id, used)).await?;
+    entries::load_merges(index, |merge, at| state.merged.restore(merge, at)).await?;
     let mut sids = Vec::new();
     entries::each(index, keys::all(keys::Space::Segment), |mut key, _| {
         if key.len() != 8 {

@@ -8,8 +8,9 @@ use sarit_container::Error;
 use sarit_proto::wire;
 use sarit_proto::wire::Reply;
 use sarit_proto::wire::reply::{
-    ErrorMessage, NoSuchSegment, OperationUnsupported, SegmentAlreadyExists, SegmentIsSealed,
-    SegmentIsTruncated, TableKeyBadVersion, TableKeyDoesNotExist, TableSegmentNotEmpty,
+    ErrorMessage, NoSuchSegment, OperationUnsupported, SegmentAlreadyExists,
+    SegmentAttributeUpdated, SegmentIsSealed, SegmentIsTruncated, TableKeyBadVersion,
+    TableKeyDoesNotExist, TableSegmentNotEmpty,
 };
 
 /// `ErrorMessage`: the request makes no sense.
@@ -138,6 +139,11 @@ impl Refused<'_> {
                 request_id,
                 segment,
                 stack_trace,
+            }
+            .into(),
+            Error::AttributeMismatch(_) => SegmentAttributeUpdated {
+                request_id,
+                success: false,
             }
             .into(),
             Error::TableNotEmpty(_) => TableSegmentNotEmpty {

@@ -3,6 +3,7 @@
 //! What needs no container is checked here: names, offsets, lengths, the size of answers. A dropped
 //! request may still happen: its container finishes what it has begun.
 
+mod merge;
 mod table;
 
 use std::sync::Arc;
@@ -227,6 +228,8 @@ impl What {
                     .await
             }
             Command::ReadTableEntriesDelta(delta) => self.delta(&container, &delta).await,
+            Command::MergeSegments(merge) => return self.merge(&container, merge, terms).await,
+            Command::MergeSegmentsBatch(merge) => self.merge_batch(&container, merge, terms).await,
             other => Ok(unsupported(request_id, other.name())),
         };
         result.or_else(|error| self.refused(error))
@@ -235,10 +238,6 @@ impl What {
     /// Answers what this release does not do yet.
     fn unbuilt(&self, command: &Command) -> Option<Reply> {
         let operation = match command {
-            Command::MergeSegments(_) => "mergeSegments: transactions are not supported yet",
-            Command::MergeSegmentsBatch(_) => {
-                "mergeSegmentsBatch: transactions are not supported yet"
-            }
             Command::CreateTransientSegment(_) => {
                 "createTransientSegment: events larger than 8 MiB are not supported yet"
             }

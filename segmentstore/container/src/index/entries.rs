@@ -12,6 +12,7 @@ use sarit_proto::ids::AttributeId;
 use sarit_storage::PackId;
 
 use super::{Batch, Index, keys};
+use crate::state::merge::Merge;
 use crate::state::writers::Numbers;
 use crate::state::{Extent, PackUse, Place, Segment, Sid};
 use crate::tables::Table;
@@ -260,7 +261,10 @@ pub(crate) async fn load(index: &dyn Index, sid: Sid) -> Result<Option<Segment>,
 }
 
 /// Reads the number of a segment by its name.
-#[expect(dead_code, reason = "for segments that are loaded when they are asked for")]
+#[expect(
+    dead_code,
+    reason = "for segments that are loaded when they are asked for"
+)]
 pub(crate) async fn find(index: &dyn Index, name: &str) -> Result<Option<Sid>, Error> {
     match index.get(keys::name(name)).await? {
         None => Ok(None),
@@ -299,7 +303,7 @@ fn sid_value(sid: Sid) -> Bytes {
     value(|out| out.put_u64_le(sid.0))
 }
 
-fn number_value(number: i64) -> Bytes {
+pub(crate) fn number_value(number: i64) -> Bytes {
     value(|out| out.put_i64_le(number))
 }
 
@@ -353,6 +357,27 @@ pub(crate) async fn load_packs(
         let id = id.ok_or_else(|| damaged("a pack of an impossible number"))?;
         let (live, size) = (raw.get_u64_le(), raw.get_u64_le());
         with(id, PackUse { size, live });
+        Ok(())
+    })
+    .await
+}
+
+/// Writes when a segment was merged; `None` if that is forgotten.
+pub(crate) fn merge((target, source): Merge, at: Option<i64>, batch: &mut Batch) {
+    set(batch, keys::merged(target, source), at.map(number_value));
+}
+
+/// Reads which segments were merged, and when.
+pub(crate) async fn load_merges(
+    index: &dyn Index,
+    mut with: impl FnMut(Merge, i64),
+) -> Result<(), Error> {
+    each(index, keys::all(keys::Space::Merged), |mut key, mut raw| {
+        if key.len() != 24 || raw.len() != 8 {
+            return Err(damaged("a merge has a wrong length"));
+        }
+        let merge = (Sid(key.get_u64()), key.get_u128());
+        with(merge, raw.get_i64_le());
         Ok(())
     })
     .await

@@ -8,6 +8,7 @@
 //! 03 | sid | offset        → frame u64, or 2⁶³ + pack u64 | position u32 | length u32
 //! 04 | sid | attribute id  → i64
 //! 05 | sid | key           → version u64 | value
+//! 07 | sid | source hash   → merged_ms i64
 //! 08 | pack                → bytes in use u64 | length of the object u64
 //! ```
 
@@ -29,6 +30,7 @@ pub(crate) enum Space {
     Extent = 3,
     Attribute = 4,
     TableEntry = 5,
+    Merged = 7,
     Pack = 8,
 }
 
@@ -87,6 +89,13 @@ pub(crate) fn behind(key: &Bytes) -> Bytes {
     next.put_slice(key);
     next.put_u8(0);
     next.freeze()
+}
+
+pub(crate) fn merged(target: Sid, source_hash: u128) -> Bytes {
+    key(Space::Merged, |out| {
+        out.put_u64(target.0);
+        out.put_u128(source_hash);
+    })
 }
 
 fn key(space: Space, rest: impl FnOnce(&mut BytesMut)) -> Bytes {

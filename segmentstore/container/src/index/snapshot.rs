@@ -26,6 +26,9 @@ impl Snapshot {
         for (id, used) in state.usage.packs() {
             snapshot.put(keys::pack(*id), entries::pack_value(*used));
         }
+        for ((target, source), at) in state.merged.iter() {
+            snapshot.put(keys::merged(target, source), entries::number_value(at));
+        }
         snapshot
     }
 

@@ -79,8 +79,24 @@ fn body() -> Vec<u8> {
     ] {
         filling.record(false, |out| operation.encode(out));
     }
+    let mut sources = BytesMut::new();
+    for (sid, length, one_event) in [(7, 1, false), (8, 8, true)] {
+        Source {
+            sid: Sid(sid),
+            length,
+            one_event,
+        }
+        .encode(&mut sources);
+    }
+    let merge = Operation::Merge {
+        sid,
+        base: 13,
+        attributes,
+        sources: Sources::new(&sources),
+    };
+    filling.record(false, |out| merge.encode(out));
     let (mut builder, operations) = filling.build(0x0102, sarit_wal::FrameBuilder::with_capacity);
-    assert_eq!(operations, 12);
+    assert_eq!(operations, 13);
     builder.body().to_vec()
 }
 
@@ -120,6 +136,11 @@ fn the_bytes_are_those_described() {
         // Flush commit, then compact: pack, length of the object, two runs.
         placed("08"),
         placed("09"),
+        // Merge: length before, number of sources, attribute, sources.
+        format!("0b00010060000000{sid}0d000000000000000200000000000000"),
+        format!("{}{minus_one}", id("0a")),
+        "070000000000000001000000000000000000000000000000".to_owned(),
+        "080000000000000008000000000000000100000000000000".to_owned(),
     ];
     assert_eq!(hex(&body()), golden.concat());
 }
@@ -130,7 +151,7 @@ fn what_was_written_is_read() {
     let records = Records::new(&body).unwrap();
     assert_eq!(records.time_ms, 0x0102);
     let records: Vec<_> = records.map(Result::unwrap).collect();
-    assert_eq!(records.len(), 10);
+    assert_eq!(records.len(), 11);
     let sid = Sid(9);
     assert!(matches!(
         records[0],
@@ -166,6 +187,12 @@ fn what_was_written_is_read() {
         .collect();
     assert_eq!(runs, [(6, 0), (70, 64)]);
     assert_eq!(records[9], Operation::Compact(placed));
+    let Operation::Merge { base, sources, .. } = records[10] else {
+        panic!("{:?}", records[10]);
+    };
+    let sources: Vec<_> = sources.iter().collect();
+    assert_eq!((base, sources.len()), (13, 2));
+    assert_eq!((sources[1].sid, sources[1].one_event), (Sid(8), true));
 }
 
 #[test]

@@ -368,6 +368,15 @@ impl Pipeline {
                 speculation.checkpoint_end(applied, out);
                 Answer::Nothing(caller, Ok(()))
             }
+            Wish::Merge {
+                sources,
+                updates,
+                lenient,
+                caller,
+            } => Answer::Offsets(
+                caller,
+                speculation.merge(state, &name, &sources, &updates, lenient, out),
+            ),
         });
         Reply::Request(answer)
     }
@@ -460,6 +469,16 @@ impl Pipeline {
                     && let Some(segment) = state.segment(sid)
                 {
                     self.speculation.retire_name(&segment.name, flight.last_seq);
+                }
+                if let Operation::Merge { sid, sources, .. } = operation {
+                    shared.metrics.merges.add(sources.len() as u64);
+                    for source in sources.iter() {
+                        if let Some(segment) = state.segment(source.sid) {
+                            let name = &segment.name;
+                            self.speculation.retire_source(sid, name, flight.last_seq);
+                        }
+                        self.woken.push(source.sid);
+                    }
                 }
                 if let Effect::Wakes(sid) =
                     state.apply(number, time_ms, &operation).map_err(broken)?

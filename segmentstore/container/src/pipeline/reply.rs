@@ -37,6 +37,7 @@ pub(crate) enum Answer {
     Offset(Caller<Offset>, Result<Offset, Error>),
     Flag(Caller<bool>, Result<bool, Error>),
     Versions(Caller<Vec<i64>>, Result<Vec<i64>, Error>),
+    Offsets(Caller<Vec<Offset>>, Result<Vec<Offset>, Error>),
 }
 
 /// Waits for an answer.
@@ -50,6 +51,7 @@ impl Answer {
             Self::Offset(caller, result) => drop(caller.send(result)),
             Self::Flag(caller, result) => drop(caller.send(result)),
             Self::Versions(caller, result) => drop(caller.send(result)),
+            Self::Offsets(caller, result) => drop(caller.send(result)),
         }
     }
 }
@@ -76,6 +78,7 @@ impl Reply {
                 Answer::Offset(caller, _) => Answer::Offset(caller, Err(UNKNOWN)),
                 Answer::Flag(caller, _) => Answer::Flag(caller, Err(UNKNOWN)),
                 Answer::Versions(caller, _) => Answer::Versions(caller, Err(UNKNOWN)),
+                Answer::Offsets(caller, _) => Answer::Offsets(caller, Err(UNKNOWN)),
             }),
         }
     }

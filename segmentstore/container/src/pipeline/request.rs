@@ -7,8 +7,8 @@ use sarit_proto::wire::field::{TableEntry, TableKey};
 
 use super::reply::{Caller, Destination};
 use crate::index::entries::Applied;
-use crate::operation::ATTRIBUTE;
-use crate::{AppendOp, Error, Kind, Offset};
+use crate::operation::{ATTRIBUTE, SOURCE};
+use crate::{AppendOp, AttributeUpdate, Error, Kind, Offset};
 
 /// What waits while the log is full: it would fill it further.
 #[derive(Debug)]
@@ -57,6 +57,13 @@ pub(crate) enum Wish {
     TableUpdate(Vec<TableEntry>, Option<i64>, Caller<Vec<i64>>),
     TableRemove(Vec<TableKey>, Option<i64>, Caller<()>),
     CheckpointEnd(Applied, Caller<()>),
+    Merge {
+        sources: Vec<Arc<str>>,
+        updates: Vec<AttributeUpdate>,
+        /// Whether a source that is not there counts as merged.
+        lenient: bool,
+        caller: Caller<Vec<Offset>>,
+    },
 }
 
 impl Wish {
@@ -85,6 +92,7 @@ impl Wish {
             Self::Seal(caller) => drop(caller.send(Err(STOPPING))),
             Self::UpdateAttribute(.., caller) => drop(caller.send(Err(STOPPING))),
             Self::TableUpdate(.., caller) => drop(caller.send(Err(STOPPING))),
+            Self::Merge { caller, .. } => drop(caller.send(Err(STOPPING))),
         }
     }
 
@@ -100,6 +108,9 @@ impl Wish {
             Self::Create(_, attributes, _) | Self::OverwriteAttributes(attributes, _) => {
                 attributes.len() * ATTRIBUTE
             }
+            Self::Merge {
+                sources, updates, ..
+            } => sources.len() * SOURCE + updates.len() * ATTRIBUTE,
             Self::Seal(_)
             | Self::Truncate(..)
             | Self::Delete { .. }

@@ -274,6 +274,7 @@ fn together(first: u64, pieces: &[Extent]) -> u64 {
         let Some(frame) = piece.place.in_frame() else {
             break;
         };
+        // What was merged in may have been written before.
         if frame < last || frame - first > 2 * extra + 4 || bytes > EXTENT_WITHOUT_FRAME {
             break;
         }

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use sarit_storage::PackId;
 
+use super::merge::Merge;
 use super::{PackUse, Seeded, Segment, Sid};
 use crate::index::Batch;
 use crate::index::entries::{self, Applied, Before};
@@ -94,6 +95,7 @@ impl Dirty {
         &mut self,
         applied: Applied,
         packs: &[(PackId, Option<PackUse>)],
+        merges: &[(Merge, Option<i64>)],
         hasher: Seeded,
     ) {
         debug_assert!(self.taking.is_none(), "one checkpoint at a time");
@@ -101,6 +103,9 @@ impl Dirty {
         batch.put(keys::container(), applied.value());
         for (id, used) in packs {
             entries::pack(*id, *used, &mut batch);
+        }
+        for (merge, at) in merges {
+            entries::merge(*merge, *at, &mut batch);
         }
         // Names first: they may be others' by now, which are written down later.
         for (sid, before, table) in self.gone.drain(..) {

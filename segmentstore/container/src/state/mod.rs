@@ -8,6 +8,7 @@
 pub(crate) mod admit;
 pub(crate) mod dirty;
 mod hash;
+pub(crate) mod merge;
 pub(crate) mod segment;
 pub(crate) mod usage;
 pub(crate) mod writers;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 pub(crate) use admit::Speculation;
 pub(crate) use dirty::Dirty;
 pub(crate) use hash::Seeded;
+pub(crate) use merge::{Merged, source_hash};
 pub(crate) use segment::{Extent, Medium, Place, Segment, Sid};
 pub(crate) use usage::{PackUse, Usage};
 
@@ -30,6 +32,8 @@ use crate::operation::{Malformed, Operation, Placed, Run};
 pub(crate) struct State {
     names: HashMap<Arc<str>, Sid, Seeded>,
     segments: HashMap<Sid, Segment, Seeded>,
+    /// What is gone because it was merged.
+    pub(crate) merged: Merged,
     /// The number the next segment gets.
     pub(crate) next_sid: Sid,
     /// The number the next operation gets.
@@ -63,6 +67,7 @@ impl State {
         Self {
             names: HashMap::with_hasher(hasher),
             segments: HashMap::with_hasher(hasher),
+            merged: Merged::default(),
             next_sid: Sid(1),
             next_seq: 1,
             frame: 0,
@@ -125,7 +130,8 @@ impl State {
     pub(crate) fn begin_checkpoint(&mut self) -> Applied {
         let (applied, hasher) = (self.applied(), self.hasher());
         let packs = self.usage.take_changed();
-        self.dirty.begin(applied, &packs, hasher);
+        let merges = self.merged.take_changed();
+        self.dirty.begin(applied, &packs, &merges, hasher);
         applied
     }
 
@@ -148,6 +154,17 @@ impl State {
         }
         self.names.insert(segment.name.clone(), sid);
         self.segments.insert(sid, segment);
+    }
+
+    /// Takes a segment out. Whether its bytes are still in use is for the caller to say.
+    fn remove(&mut self, sid: Sid) -> Result<Segment, Malformed> {
+        self.changing(sid)?;
+        let mut segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
+        self.names.remove(&segment.name);
+        self.usage.mark(sid, false);
+        self.count(&segment, u64::wrapping_sub);
+        self.dirty.removed(sid, segment.table.take());
+        Ok(segment)
     }
 
     fn count(&mut self, segment: &Segment, change: fn(u64, u64) -> u64) {
@@ -211,15 +228,9 @@ impl State {
                 Ok(Effect::None)
             }
             Operation::Delete { sid } => {
-                self.changing(sid)?;
-                let segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
-                self.names.remove(&segment.name);
-                self.count(&segment, u64::wrapping_sub);
-                for extent in &segment.extents {
+                for extent in &self.remove(sid)?.extents {
                     self.usage.drop(extent);
                 }
-                self.usage.mark(sid, false);
-                self.dirty.removed(sid, segment.table);
                 Ok(Effect::Wakes(sid))
             }
             Operation::SetAttributes { sid, attributes } => {
@@ -254,6 +265,12 @@ impl State {
                 totals.table_bytes = totals.table_bytes + after.1 - before.1;
                 Ok(Effect::None)
             }
+            Operation::Merge {
+                sid,
+                base,
+                attributes,
+                sources,
+            } => self.merge(time_ms, sid, base, attributes, sources),
         }
     }
 
@@ -303,7 +320,7 @@ impl State {
         for (writer, number) in run.attributes.iter() {
             segment.numbers.set(writer, number);
         }
-        segment.count_events(run.events);
+        segment.count_events(run.events.into());
         segment.modified_ms = time_ms;
         let grown = (segment.extents.len() - before) as u64;
         self.totals.extents += grown;

@@ -136,7 +136,7 @@ impl Segment {
     pub(crate) fn new(name: Arc<str>, kind: Kind) -> Self {
         let table = match kind {
             Kind::Stream => None,
-            Kind::Table { .. } => Some(Box::default()),
+            Kind::Table { key_length } => Some(Box::new(Table::new(key_length > 0))),
         };
         Self {
             name,
@@ -172,13 +172,21 @@ impl Segment {
     }
 
     /// Adds to the number of events.
-    pub(crate) fn count_events(&mut self, events: u32) {
-        let before = if self.events == NULL_ATTRIBUTE {
-            0
-        } else {
-            self.events
-        };
-        self.events = before.saturating_add(i64::from(events));
+    pub(crate) fn count_events(&mut self, events: i64) {
+        let number = |events| if events == NULL_ATTRIBUTE { 0 } else { events };
+        self.events = number(self.events).saturating_add(number(events));
+    }
+
+    /// Adds the bytes of a segment that was never truncated at the end, where they are.
+    pub(crate) fn absorb(&mut self, source: &Self) {
+        let base = self.length;
+        for extent in &source.extents {
+            self.push(Extent {
+                offset: base + extent.offset,
+                ..*extent
+            });
+        }
+        debug_assert_eq!(self.length, base + source.length, "extents have no gaps");
     }
 
     /// Adds bytes at the end. Bytes that follow the last ones in the same place lengthen its extent.

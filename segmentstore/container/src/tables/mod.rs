@@ -1,4 +1,8 @@
-//! Table segments in the hash layout: keys, versions, pages, deltas. Pure; lives in memory.
+//! Table segments: keys, versions, pages, deltas. Pure; lives in memory.
+//!
+//! Two layouts share it all but two things: with keys of any length (the protocol's hash tables) a page
+//! goes on behind a token and a removal moves the length; with keys of one length a page goes on behind
+//! a key, and a removal does not.
 //!
 //! A version is the entry's offset in the table's history, which nobody keeps: it only makes versions
 //! rise and the length look natural. Two orders over the same entries: by key for lookups and pages, by
@@ -19,8 +23,10 @@ const TOKEN: u8 = 1;
 const ENTRY_OVERHEAD: u64 = 128;
 
 /// One table: its entries as of the last frame applied.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
+    /// Whether all keys have the same length.
+    fixed: bool,
     entries: BTreeMap<Bytes, Entry>,
     by_version: BTreeMap<u64, Bytes>,
     /// Memory taken by the entries, about.
@@ -60,6 +66,16 @@ pub struct Delta {
 }
 
 impl Table {
+    /// Creates an empty table, with keys of `fixed` length or any.
+    pub(crate) fn new(fixed: bool) -> Self {
+        Self {
+            fixed,
+            entries: BTreeMap::new(),
+            by_version: BTreeMap::new(),
+            bytes: 0,
+        }
+    }
+
     /// Applies checked changes and returns by how much the length grows.
     pub(crate) fn apply(&mut self, base: u64, changes: Changes<'_>) -> u64 {
         let mut version = base;
@@ -75,7 +91,7 @@ impl Table {
                 self.by_version.insert(version, key.clone());
                 self.entries.insert(key, Entry { version, value });
             }
-            version += change.size();
+            version += change.size(self.fixed);
         }
         version - base
     }
@@ -148,12 +164,39 @@ impl Table {
             count,
             bytes_max,
         );
-        let token = entries.last().map_or_else(Bytes::new, |last| {
-            let mut token = BytesMut::with_capacity(1 + last.key.key.len());
-            token.put_u8(TOKEN);
-            token.put_slice(&last.key.key);
-            token.freeze()
-        });
+        let token = token_behind(&entries);
+        Ok((entries, token))
+    }
+
+    /// Returns the entries with keys from `from` to `to`, both included and as long as all keys;
+    /// without one there is no bound. Stops early at about `bytes_max`.
+    ///
+    /// # Errors
+    /// If the bounds are the wrong way round.
+    pub(crate) fn range(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        count: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<TableEntry>, Bytes), &'static str> {
+        fn bound(key: &[u8]) -> Bound<&[u8]> {
+            if key.is_empty() {
+                Bound::Unbounded
+            } else {
+                Bound::Included(key)
+            }
+        }
+        if !to.is_empty() && from > to {
+            return Err("the first key of a range is behind its last");
+        }
+        let range = self.entries.range::<[u8], _>((bound(from), bound(to)));
+        let entries = limited(
+            range.map(|(key, entry)| as_entry(key, entry)),
+            count,
+            bytes_max,
+        );
+        let token = token_behind(&entries);
         Ok((entries, token))
     }
 
@@ -181,6 +224,15 @@ impl Table {
             last_position: i64::try_from(last).unwrap_or(i64::MAX),
         }
     }
+}
+
+fn token_behind(entries: &[TableEntry]) -> Bytes {
+    entries.last().map_or_else(Bytes::new, |last| {
+        let mut token = BytesMut::with_capacity(1 + last.key.key.len());
+        token.put_u8(TOKEN);
+        token.put_slice(&last.key.key);
+        token.freeze()
+    })
 }
 
 fn limited(

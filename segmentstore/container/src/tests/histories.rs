@@ -24,12 +24,16 @@ use crate::pipeline::{Request, Wish};
 use crate::recovery;
 use crate::state::Seeded;
 use crate::{
-    AppendOp, Appender, Config, Container, Error, Indexes, Kind, MemoryBudget, Offset, Outcomes,
-    Parts, Permit, Running, SlateStore, SnapshotMemory,
+    AppendOp, Appender, AttributeUpdate, Config, Container, Error, Indexes, Kind, MemoryBudget,
+    Offset, Outcomes, Parts, Permit, Running, SlateStore, SnapshotMemory,
 };
 
 const CONNECTIONS: u64 = 3;
 const ACTIONS: u64 = 250;
+/// Plain segments, tables in both layouts, a transient segment.
+const NAMES: [&str; 7] = ["a", "b", "c", "d", "t", "u", TRANSIENT];
+const TRANSIENT: &str =
+    "a#transient.00000000000000000000000000000001.00000000000000000000000000000002";
 
 /// Where log and index live; outlives the container.
 struct Store {
@@ -113,6 +117,7 @@ enum Waiting {
     Offset(oneshot::Receiver<Result<Offset, Error>>),
     Flag(oneshot::Receiver<Result<bool, Error>>),
     Versions(oneshot::Receiver<Result<Vec<i64>, Error>>),
+    Offsets(oneshot::Receiver<Result<Vec<Offset>, Error>>),
 }
 
 impl Waiting {
@@ -132,6 +137,7 @@ impl Waiting {
             Self::Offset(receiver) => map(receiver, Answer::Offset),
             Self::Flag(receiver) => map(receiver, Answer::Flag),
             Self::Versions(receiver) => map(receiver, Answer::Versions),
+            Self::Offsets(receiver) => map(receiver, Answer::Offsets),
         }
     }
 }
@@ -186,8 +192,7 @@ impl Life {
     }
 
     fn name(&self) -> Arc<str> {
-        let names = ["a", "b", "c", "t"];
-        names[self.rng.below(4) as usize].into()
+        NAMES[self.rng.below(NAMES.len() as u64) as usize].into()
     }
 
     async fn act(&mut self, store: &Store) {
@@ -247,7 +252,15 @@ impl Life {
     fn request(&mut self) {
         let rng = &self.rng;
         let name = self.name();
-        let key = || Bytes::from(vec![b'k', rng.below(5) as u8]);
+        let key = || {
+            let key = Bytes::from(vec![b'k', rng.below(5) as u8]);
+            // Now and then one that no table of fixed length has.
+            if rng.chance(0.05) {
+                key.slice(..1)
+            } else {
+                key
+            }
+        };
         let version = |key: &Bytes| match rng.below(4) {
             0 => TableKey::NOT_EXISTS,
             1 => {
@@ -264,14 +277,13 @@ impl Life {
             TableKey { key, version }
         };
         let length = rng.chance(0.1).then(|| self.likely_length(&name) as i64);
-        let operation = match rng.below(20) {
+        let operation = match rng.below(25) {
+            20.. => self.merge(),
             0..4 => {
-                let table = &*name == "t";
-                let key_length = 0;
-                let kind = if table {
-                    Kind::Table { key_length }
-                } else {
-                    Kind::Stream
+                let kind = match &*name {
+                    "t" => Kind::Table { key_length: 0 },
+                    "u" => Kind::Table { key_length: 2 },
+                    _ => Kind::Stream,
                 };
                 Operation::Create(kind, vec![(AttributeId(99), 1)])
             }
@@ -296,7 +308,7 @@ impl Life {
                 };
                 Operation::TableUpdate((0..rng.below(4)).map(entry).collect(), length)
             }
-            18.. => {
+            18..20 => {
                 let keys = (0..rng.below(3)).map(|_| table_key()).collect();
                 Operation::TableRemove(keys, length)
             }
@@ -313,6 +325,24 @@ impl Life {
                 answer: None,
             };
             self.requests.push((asked, waiting));
+        }
+    }
+
+    fn merge(&self) -> Operation {
+        let rng = &self.rng;
+        let lenient = rng.chance(0.5);
+        let sources = if lenient { rng.below(4) } else { 1 };
+        let values = [NULL_ATTRIBUTE, 0, 1, 2];
+        let update = |_| AttributeUpdate {
+            id: AttributeId(99 + u128::from(rng.below(2))),
+            value: values[rng.below(4) as usize],
+            expected: rng.chance(0.5).then(|| values[rng.below(4) as usize]),
+        };
+        let updates = if lenient { 0 } else { rng.below(3) };
+        Operation::Merge {
+            sources: (0..sources).map(|_| self.name()).collect(),
+            updates: (0..updates).map(update).collect(),
+            lenient,
         }
     }
 
@@ -430,6 +460,8 @@ fn visible(segment: &Segment) -> Segment {
     let mut seen = segment.clone();
     seen.bytes.drain(..seen.start as usize);
     seen.numbers.retain(|_, value| *value != NULL_ATTRIBUTE);
+    // Seen only through the answers to merges.
+    seen.merged.clear();
     seen
 }
 
@@ -463,6 +495,9 @@ impl Segment {
         }
         if let Some(table) = &segment.table {
             model.make_table(segment.length);
+            if let Kind::Table { key_length } = segment.kind {
+                model.key_length = key_length;
+            }
             for (key, version, value) in table.iter() {
                 let entry = (version as i64, value.clone());
                 model.entries.insert(key.clone(), entry);
@@ -549,6 +584,20 @@ fn to_wish(operation: &Operation) -> (Wish, Waiting) {
                 Wish::TableRemove(keys, length, caller),
                 Waiting::Nothing(waiting),
             )
+        }
+        Operation::Merge {
+            sources,
+            updates,
+            lenient,
+        } => {
+            let (caller, waiting) = channel();
+            let wish = Wish::Merge {
+                sources,
+                updates,
+                lenient,
+                caller,
+            };
+            (wish, Waiting::Offsets(waiting))
         }
     }
 }

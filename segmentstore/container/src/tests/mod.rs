@@ -1,4 +1,5 @@
-//! Random histories against a serial model.
+//! Random histories against a serial model, and what takes more segments than those have.
 
 mod histories;
+mod merges;
 mod model;

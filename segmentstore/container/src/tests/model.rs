@@ -1,13 +1,13 @@
 //! What a container would answer if every operation were durable before the next one came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sarit_proto::ids::{AttributeId, NULL_ATTRIBUTE, WriterId};
 use sarit_proto::wire::field::{TableEntry, TableKey};
 
-use crate::{Done, Error, Kind, Offset};
+use crate::{AttributeUpdate, Done, Error, Kind, Offset};
 
 /// An operation and its arguments, without whoever waits for the answer.
 #[derive(Clone, Debug)]
@@ -31,6 +31,11 @@ pub(crate) enum Operation {
     UpdateAttribute(AttributeId, i64, i64),
     TableUpdate(Vec<TableEntry>, Option<i64>),
     TableRemove(Vec<TableKey>, Option<i64>),
+    Merge {
+        sources: Vec<Arc<str>>,
+        updates: Vec<AttributeUpdate>,
+        lenient: bool,
+    },
 }
 
 /// An answer of any kind.
@@ -41,6 +46,7 @@ pub(crate) enum Answer {
     Offset(Offset),
     Flag(bool),
     Versions(Vec<i64>),
+    Offsets(Vec<Offset>),
     Refused(String),
 }
 
@@ -48,12 +54,16 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
     table: bool,
+    /// Of all keys, 0 for any.
+    pub(crate) key_length: u16,
     pub(crate) bytes: Vec<u8>,
     pub(crate) start: u64,
     pub(crate) sealed: bool,
     pub(crate) numbers: BTreeMap<AttributeId, i64>,
     pub(crate) entries: BTreeMap<Bytes, (i64, Bytes)>,
     length: u64,
+    /// Names of what was merged into it.
+    pub(crate) merged: BTreeSet<Arc<str>>,
 }
 
 /// All segments by name.
@@ -92,8 +102,13 @@ impl Model {
                 return Err(Error::SegmentExists(name.clone()));
             }
             let table = matches!(kind, Kind::Table { .. });
+            let key_length = match kind {
+                Kind::Table { key_length } => *key_length,
+                Kind::Stream => 0,
+            };
             let mut segment = Segment {
                 table,
+                key_length,
                 ..Segment::default()
             };
             if !table {
@@ -102,6 +117,14 @@ impl Model {
             segment.numbers.extend(attributes.iter().copied());
             self.0.insert(name.clone(), segment);
             return Ok(Answer::Nothing);
+        }
+        if let Operation::Merge {
+            sources,
+            updates,
+            lenient,
+        } = operation
+        {
+            return self.merge(name, sources, updates, *lenient);
         }
         let missing = || Error::NoSuchSegment(name.clone());
         let segment = self.0.get_mut(name).ok_or_else(missing)?;
@@ -122,7 +145,7 @@ impl Model {
             })
         };
         match operation {
-            Operation::Create(..) => unreachable!("done above"),
+            Operation::Create(..) | Operation::Merge { .. } => unreachable!("done above"),
             Operation::Setup { .. } if segment.table => unsupported("setupAppend"),
             Operation::Setup { writer } => Ok(Answer::Append(Done::Setup {
                 last_event_number: segment.number((*writer).into()),
@@ -172,7 +195,7 @@ impl Model {
                 Ok(Answer::Nothing)
             }
             Operation::Delete { empty_table } => {
-                if *empty_table && !segment.table {
+                if *empty_table && (!segment.table || segment.key_length > 0) {
                     return unsupported("deleteTableSegment");
                 }
                 if *empty_table && !segment.entries.is_empty() {
@@ -221,7 +244,7 @@ impl Model {
                     segment.check(name, key)?;
                 }
                 for key in keys {
-                    if segment.entries.remove(&key.key).is_some() {
+                    if segment.entries.remove(&key.key).is_some() && segment.key_length == 0 {
                         segment.length += 17 + key.key.len() as u64;
                     }
                 }
@@ -231,11 +254,91 @@ impl Model {
     }
 }
 
+impl Model {
+    /// Works on a copy and keeps it only if all of it went well.
+    fn merge(
+        &mut self,
+        name: &Arc<str>,
+        sources: &[Arc<str>],
+        updates: &[AttributeUpdate],
+        lenient: bool,
+    ) -> Result<Answer, Error> {
+        let missing = |name: &Arc<str>| Error::NoSuchSegment(name.clone());
+        let unsupported = |name: &Arc<str>| Error::Unsupported {
+            segment: name.clone(),
+            operation: "mergeSegments",
+        };
+        let mut after = self.clone();
+        let mut target = after.0.remove(name).ok_or_else(|| missing(name))?;
+        if target.table {
+            return Err(unsupported(name));
+        }
+        let (mut moved, mut unknown) = (0, false);
+        let mut offsets = Vec::new();
+        for source in sources {
+            if source == name {
+                let what = format!("a merge of segment {name} into itself");
+                return Err(Error::InvalidArgument(what));
+            }
+            match after.0.get(source) {
+                Some(other) if other.table => return Err(unsupported(source)),
+                Some(other) if other.start > 0 => {
+                    let what = format!("segment {source} is truncated, so it can't be merged");
+                    return Err(Error::InvalidArgument(what));
+                }
+                Some(_) => {
+                    let other = after.0.remove(source).expect("just found");
+                    target.bytes.extend_from_slice(&other.bytes);
+                    let events = match other.number(AttributeId::EVENT_COUNT) {
+                        _ if sarit_proto::names::is_transient(source) => 1,
+                        NULL_ATTRIBUTE => 0,
+                        events => events,
+                    };
+                    let count = target.numbers.entry(AttributeId::EVENT_COUNT).or_default();
+                    *count += events;
+                    target.merged.insert(source.clone());
+                    moved += 1;
+                }
+                None if target.merged.contains(source) => {}
+                None if lenient => unknown = true,
+                None => return Err(missing(source)),
+            }
+            offsets.push(Offset(target.length()));
+        }
+        if target.sealed && (moved > 0 || unknown) {
+            return Err(Error::SegmentSealed(name.clone()));
+        }
+        if moved == 0 {
+            return Ok(Answer::Offsets(offsets));
+        }
+        for update in updates {
+            let is = target.number(update.id);
+            if update.expected.is_some_and(|expected| expected != is) {
+                return Err(Error::AttributeMismatch(name.clone()));
+            }
+            if update.value == NULL_ATTRIBUTE {
+                target.numbers.remove(&update.id);
+            } else {
+                target.numbers.insert(update.id, update.value);
+            }
+        }
+        after.0.insert(name.clone(), target);
+        *self = after;
+        Ok(Answer::Offsets(offsets))
+    }
+}
+
 impl Segment {
     fn check(&self, name: &Arc<str>, key: &TableKey) -> Result<(), Error> {
         let there = self.entries.get(&key.key).map(|(version, _)| *version);
+        let (all, bytes) = (usize::from(self.key_length), key.key.len());
+        if all > 0 && bytes != all {
+            let what = format!("a key of {bytes} bytes for a table with keys of {all} bytes");
+            return Err(Error::InvalidArgument(what));
+        }
         match (key.version, there) {
             (TableKey::NO_VERSION, _) | (TableKey::NOT_EXISTS, None) => Ok(()),
+            (_, None) if all > 0 => Err(Error::KeyBadVersion(name.clone())),
             (_, None) => Err(Error::KeyDoesNotExist(name.clone())),
             (version, Some(there)) if version == there => Ok(()),
             (_, Some(_)) => Err(Error::KeyBadVersion(name.clone())),

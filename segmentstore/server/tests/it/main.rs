@@ -8,6 +8,7 @@
 mod bad_input;
 mod by_hand;
 mod membership;
+mod merge;
 mod replay;
 mod session;
 mod start_stop;

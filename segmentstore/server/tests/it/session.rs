@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sarit_proto::ids::WriterId;
 use sarit_proto::wire::command::{
     AppendBlock, ConditionalBlockEnd, CreateTableSegment, CreateTransientSegment, Hello, KeepAlive,
-    LocateOffset, MergeSegments, TruncateSegment,
+    LocateOffset, TruncateSegment,
 };
 use sarit_proto::wire::field::Rest;
 use sarit_proto::wire::{Command, Encoder, Reply};
@@ -345,13 +345,6 @@ async fn what_makes_no_sense_is_refused_by_reply() {
 async fn what_is_not_built_yet_is_refused_by_reply() {
     let (_world, mut peer) = world().await;
     let (segment, token) = (SEGMENT.to_owned(), String::new());
-    let merge = MergeSegments {
-        request_id: 8,
-        target: segment.clone(),
-        source: format!("{SEGMENT}#transaction.{:032x}", 1),
-        token: token.clone(),
-        attribute_updates: Vec::new(),
-    };
     let transient = CreateTransientSegment {
         request_id: 8,
         writer_id: WriterId(7),
@@ -364,15 +357,7 @@ async fn what_is_not_built_yet_is_refused_by_reply() {
         target_offset: 0,
         token,
     };
-    let table = CreateTableSegment {
-        request_id: 8,
-        segment: "scope/t_kvtable/0.#epoch.0".to_owned(),
-        token: String::new(),
-        sorted: false,
-        key_length: 16,
-        rollover_size: 0,
-    };
-    let unbuilt: [Command; 4] = [merge.into(), transient.into(), locate.into(), table.into()];
+    let unbuilt: [Command; 2] = [transient.into(), locate.into()];
     for command in unbuilt {
         let name = command.name();
         let reply = peer.ask(command).await;

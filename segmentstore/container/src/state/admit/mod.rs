@@ -7,6 +7,7 @@
 //!
 //! Nothing is ever rolled back: a log that fails ends the container.
 
+mod merge;
 mod tables;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sarit_proto::ids::{AttributeId, NULL_ATTRIBUTE, Offset, WriterId};
 
+use super::merge::Merge;
 use super::{Seeded, Segment, Sid, State};
 use crate::index::entries::Applied;
 use crate::operation::{Attributes, Operation, encode_attributes};
@@ -25,6 +27,8 @@ use crate::{Error, Kind};
 const LENGTH_MAX: u64 = i64::MAX as u64;
 /// Longest name of a segment in bytes; those of the protocol are shorter.
 const NAME_BYTES_MAX: usize = 4096;
+/// Longest key of a table whose keys all have the same length. Source: the protocol.
+const FIXED_KEY_BYTES_MAX: u16 = 256;
 /// Most attributes given at creation.
 const ATTRIBUTES_MAX: usize = 256;
 /// Bytes of a frame that are no payload, at most, if it holds one operation.
@@ -70,6 +74,8 @@ pub(crate) struct Speculation {
     heads: HashMap<Sid, Head, Seeded>,
     numbers: HashMap<(Sid, AttributeId), Made<i64>, Seeded>,
     keys: HashMap<(Sid, Bytes), Made<Option<u64>>, Seeded>,
+    /// Merges, each with the number of its operation.
+    merged: HashMap<Merge, u64, Seeded>,
     next_sid: Sid,
     next_seq: u64,
     /// Most bytes of one operation, so that it fits a frame.
@@ -105,6 +111,7 @@ impl Speculation {
             heads: HashMap::with_hasher(hasher),
             numbers: HashMap::with_hasher(hasher),
             keys: HashMap::with_hasher(hasher),
+            merged: HashMap::with_hasher(hasher),
             next_sid: state.next_sid,
             next_seq: state.next_seq,
             bytes_max: usize::try_from(frame_bytes_max)
@@ -121,7 +128,8 @@ impl Speculation {
 
     /// Returns how many differences to the durable state it holds.
     pub(crate) fn len(&self) -> usize {
-        self.names.len() + self.heads.len() + self.numbers.len() + self.keys.len()
+        let changes = self.heads.len() + self.numbers.len() + self.keys.len();
+        changes + self.names.len() + self.merged.len()
     }
 
     /// Checks an append and gives it its place.
@@ -196,8 +204,7 @@ impl Speculation {
     /// Creates a segment.
     ///
     /// # Errors
-    /// [`Error::SegmentExists`], [`Error::InvalidArgument`], [`Error::Unsupported`] for a table with
-    /// keys of fixed length.
+    /// [`Error::SegmentExists`], [`Error::InvalidArgument`].
     pub(crate) fn create(
         &mut self,
         state: &State,
@@ -214,8 +221,9 @@ impl Speculation {
             let what = format!("a segment with {} attributes", attributes.len());
             return Err(Error::InvalidArgument(what));
         }
-        if matches!(kind, Kind::Table { key_length } if key_length > 0) {
-            return Err(unsupported(name, "fixed-key tables"));
+        if matches!(kind, Kind::Table { key_length } if key_length > FIXED_KEY_BYTES_MAX) {
+            let what = format!("a table with keys of more than {FIXED_KEY_BYTES_MAX} bytes");
+            return Err(Error::InvalidArgument(what));
         }
         if self.sid(state, name).is_some() {
             return Err(Error::SegmentExists(name.clone()));
@@ -320,7 +328,9 @@ impl Speculation {
         out: &mut BytesMut,
     ) -> Result<(), Error> {
         let (sid, mut head) = self.find(state, name)?;
-        if empty_table && matches!(head.kind, Kind::Stream) {
+        // The official server does not know whether a table with keys of fixed length is empty.
+        let tells = matches!(head.kind, Kind::Table { key_length: 0 });
+        if empty_table && !tells {
             return Err(unsupported(name, "deleteTableSegment"));
         }
         if empty_table && head.entries > 0 {
@@ -444,6 +454,20 @@ impl Speculation {
                 }
                 sid
             }
+            Operation::Merge {
+                sid,
+                attributes,
+                sources,
+                ..
+            } => {
+                for (id, _) in attributes.iter() {
+                    self.retire_number(sid, id, last_seq);
+                }
+                for source in sources.iter() {
+                    self.retire_head(source.sid, last_seq);
+                }
+                sid
+            }
             Operation::Seal { sid }
             | Operation::Truncate { sid, .. }
             | Operation::Delete { sid } => sid,
@@ -451,6 +475,10 @@ impl Speculation {
             Operation::FlushCommit(_) | Operation::Compact(_) => return,
             Operation::CheckpointEnd { .. } => return,
         };
+        self.retire_head(sid, last_seq);
+    }
+
+    fn retire_head(&mut self, sid: Sid, last_seq: u64) {
         if let Entry::Occupied(head) = self.heads.entry(sid)
             && head.get().seq <= last_seq
         {

@@ -32,8 +32,8 @@ impl Speculation {
     ) -> Result<Vec<i64>, Error> {
         let (sid, head) = self.table(state, name, expected_length, "updateTableEntries")?;
         for entry in entries {
-            check_key(&entry.key.key)?;
-            self.check_version(state, name, sid, &entry.key)?;
+            check_key(head, &entry.key.key)?;
+            self.check_version(state, name, (sid, head), &entry.key)?;
         }
         let changes = entries
             .iter()
@@ -55,8 +55,8 @@ impl Speculation {
     ) -> Result<(), Error> {
         let (sid, head) = self.table(state, name, expected_length, "removeTableKeys")?;
         for key in keys {
-            check_key(&key.key)?;
-            self.check_version(state, name, sid, key)?;
+            check_key(head, &key.key)?;
+            self.check_version(state, name, (sid, head), key)?;
         }
         let mut there: Vec<_> = keys.iter().map(|key| &key.key).collect();
         there.sort_unstable();
@@ -80,7 +80,9 @@ impl Speculation {
             key,
             value: value.map(|value| &value[..]),
         };
-        let grows: u64 = changes.clone().map(|change| as_change(change).size()).sum();
+        let fixed = key_length(head) > 0;
+        let sizes = changes.clone().map(|change| as_change(change).size(fixed));
+        let grows: u64 = sizes.sum();
         if LENGTH_MAX - head.length < grows {
             return Err(Error::InvalidArgument(format!("table {name} is full")));
         }
@@ -106,7 +108,7 @@ impl Speculation {
             };
             self.keys.insert((sid, key.clone()), made);
             versions.push(i64::try_from(head.length).expect("bounded above"));
-            head.length += change.size();
+            head.length += change.size(fixed);
             change.encode(&mut raw);
             count += 1;
         }
@@ -142,11 +144,13 @@ impl Speculation {
         &self,
         state: &State,
         name: &Arc<str>,
-        sid: Sid,
+        (sid, head): (Sid, Head),
         key: &TableKey,
     ) -> Result<(), Error> {
         match (key.version, self.version(state, sid, &key.key)) {
             (TableKey::NO_VERSION, _) | (TableKey::NOT_EXISTS, None) => Ok(()),
+            // Source: observed on the official server.
+            (_, None) if key_length(head) > 0 => Err(Error::KeyBadVersion(name.clone())),
             (_, None) => Err(Error::KeyDoesNotExist(name.clone())),
             (given, Some(is)) if u64::try_from(given) == Ok(is) => Ok(()),
             (_, Some(_)) => Err(Error::KeyBadVersion(name.clone())),
@@ -161,7 +165,21 @@ impl Speculation {
     }
 }
 
-fn check_key(key: &Bytes) -> Result<(), Error> {
+/// Returns the length that all keys have, 0 for any.
+fn key_length(head: Head) -> usize {
+    match head.kind {
+        Kind::Table { key_length } => usize::from(key_length),
+        Kind::Stream => 0,
+    }
+}
+
+fn check_key(head: Head, key: &Bytes) -> Result<(), Error> {
+    let all = key_length(head);
+    if all > 0 && key.len() != all {
+        let bytes = key.len();
+        let what = format!("a key of {bytes} bytes for a table with keys of {all} bytes");
+        return Err(Error::InvalidArgument(what));
+    }
     if (1..=KEY_BYTES_MAX).contains(&key.len()) {
         return Ok(());
     }
