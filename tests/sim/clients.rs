@@ -19,6 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::by_hand;
 use crate::plan::Plan;
+use crate::scaling;
 use crate::world::{CONTROLLER, Phase, SharedRef, breach, note};
 
 /// Events that a writer writes as fast as it can; later ones only make a world long.
@@ -56,6 +57,12 @@ pub(crate) async fn clients(shared: SharedRef, rng: Rng, plan: Plan) -> turmoil:
     }
     let mut by_hand = JoinSet::new();
     by_hand.spawn(by_hand::write(Arc::clone(&shared), rng.split()));
+    tasks.spawn(scaling::scale(
+        Arc::clone(&shared),
+        client.clone(),
+        stream.clone(),
+        rng.split(),
+    ));
     let (seen, follower) = follow(&shared, &client, &stream).await;
     while let Some(ended) = tasks.join_next().await {
         ended?;

@@ -8,6 +8,7 @@ mod by_hand;
 mod clients;
 mod plan;
 mod raw;
+mod scaling;
 mod world;
 
 use world::{ALONE, Report, World};
@@ -105,20 +106,23 @@ mod sound {
             sum.crashes += report.crashes;
             sum.dropped += report.dropped;
             sum.acknowledged += report.acknowledged;
+            sum.scaled += report.scaled;
             sum.resent += report.resent;
             sum.refused += report.refused;
         }
         println!(
-            "{} worlds: {} events acknowledged, {} crashes, {} unsynced bytes dropped, {} repetitions and {} refused \
+            "{} worlds: {} events acknowledged, {} crashes, {} unsynced bytes dropped, {} splits and merges, {} repetitions and {} refused \
              conditional appends answered, 0 promises broken",
             seeds.len(),
             sum.acknowledged,
             sum.crashes,
             sum.dropped,
+            sum.scaled,
             sum.resent,
             sum.refused
         );
         let many = seeds.len() >= 20;
+        assert!(!many || sum.scaled > 0, "no world scaled its stream");
         assert!(
             !many || sum.resent > 0 && sum.refused > 0,
             "the writer by hand never looked where other clients do not"

@@ -50,6 +50,8 @@ pub(crate) struct Report {
     pub(crate) dropped: u64,
     /// Events acknowledged.
     pub(crate) acknowledged: u64,
+    /// Splits and merges.
+    pub(crate) scaled: u64,
     /// Times that the writer by hand resent what it was promised, and got an answer.
     pub(crate) resent: u64,
     /// Conditional appends of the writer by hand that were refused.
