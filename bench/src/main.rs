@@ -7,6 +7,7 @@
 )]
 
 mod append;
+mod autoscale;
 mod check;
 mod figures;
 mod flat;
@@ -68,6 +69,10 @@ enum Section {
     Start,
     /// Ours and the official server, driven by the official Java client
     Reference,
+    /// How streams follow their load, in virtual time; a plot in the build directory
+    Autoscale,
+    /// The first split and the last merge under the official Java client, in real time
+    AutoscaleReal,
 }
 
 /// What all sections need.
@@ -92,7 +97,10 @@ fn main() -> anyhow::Result<()> {
         [] => Section::value_variants(),
         chosen => chosen,
     };
-    build_server()?;
+    // In virtual time the server is part of this process.
+    if sections != [Section::Autoscale] {
+        build_server()?;
+    }
     std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     let dir = tempfile::tempdir_in(&args.dir)?;
     let reference = args
@@ -112,6 +120,8 @@ fn main() -> anyhow::Result<()> {
             Section::Scale => scale::run(&mut bench)?,
             Section::Start => start::run(&mut bench)?,
             Section::Reference => java::run(&mut bench)?,
+            Section::Autoscale => autoscale::virtual_time(&mut bench)?,
+            Section::AutoscaleReal => autoscale::real_time(&mut bench)?,
         }
     }
     bench.report.finish()

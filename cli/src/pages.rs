@@ -14,17 +14,21 @@ use serde_json::{Value, json};
 pub(crate) struct Pages {
     pub(crate) controller: Option<Health>,
     pub(crate) store: Option<Inspect>,
+    /// The controller's REST API.
+    pub(crate) rest: Option<Router>,
 }
 
 impl Pages {
     /// Returns all pages.
-    pub(crate) fn router(self, metrics: PrometheusHandle) -> Router {
+    pub(crate) fn router(mut self, metrics: PrometheusHandle) -> Router {
+        let rest = self.rest.take().unwrap_or_default();
         Router::new()
             .route("/health/live", get(live))
             .route("/health/ready", get(ready))
             .route("/segmentstore", get(segment_store))
             .route("/metrics", get(async move || metrics.render()))
             .with_state(self)
+            .merge(rest)
     }
 
     /// What stands against serving everything; nothing if all is well.

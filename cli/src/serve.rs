@@ -56,6 +56,12 @@ pub(crate) async fn standalone(args: Standalone) -> anyhow::Result<()> {
         args.server.http_addr,
     ];
     let mut process = Process::new(&args.server, sources, &public)?;
+    let mut reports_to = args.controller_addr;
+    if reports_to.ip().is_unspecified() {
+        reports_to.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let reports_to_setting = &mut process.settings.segmentstore.reports_to;
+    reports_to_setting.get_or_insert_with(|| reports_to.to_string());
     let (advertised, connect) = process.segment_store().await?;
     process.settings.controller.store = Some(StaticStore {
         advertised,
@@ -188,6 +194,7 @@ impl Process {
         };
         let controller = Controller::bind(self.settings.controller.clone(), parts).await?;
         self.pages.controller = Some(controller.health());
+        self.pages.rest = Some(controller.rest());
         let stop = self.stop.clone();
         self.tasks
             .spawn(async move { Ok(controller.run(stop).await?) });

@@ -6,6 +6,7 @@ use sarit_client::connection::Endpoint;
 use serde::{Deserialize, Serialize};
 
 use crate::stream::transaction::Bounds;
+use crate::{autoscale, watermarks};
 
 /// The controller's settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,10 @@ pub struct Config {
     pub store: Option<StaticStore>,
     /// How long transactions may stay open.
     pub transactions: TransactionConfig,
+    /// How streams scale by their load.
+    pub autoscale: autoscale::Config,
+    /// How watermarks are made.
+    pub watermarks: watermarks::Config,
 }
 
 /// Bounds of transactions.
@@ -71,6 +76,8 @@ impl Default for Config {
             advertised: None,
             store: None,
             transactions: TransactionConfig::default(),
+            autoscale: autoscale::Config::default(),
+            watermarks: watermarks::Config::default(),
         }
     }
 }
@@ -102,6 +109,7 @@ impl Config {
         for (setting, text) in store.chain(advertised) {
             Endpoint::parse(text).map_err(|error| format!("setting {setting}: {error}"))?;
         }
-        Ok(())
+        self.autoscale.validate()?;
+        self.watermarks.validate()
     }
 }

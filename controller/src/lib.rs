@@ -1,10 +1,11 @@
 //! The control plane: scopes, streams, reader groups.
 //!
 //! In the order a change takes:
-//! - `api`: gRPC to clients and stores, HTTP to people: parse, call, reply;
+//! - `api`: gRPC to clients and stores, HTTP to people: parse, call, reply; `rest`: Pravega's REST API;
 //! - `tasks`: changes that outlive a crash, in steps that may be repeated;
 //! - `periodic`: what happens by the clock;
 //! - `stream`: the rules, pure;
+//! - `autoscale`: streams that split and merge by their load; `watermarks`: how far event time has got;
 //! - `segments`, `placement`: the calls to segment stores, and which store serves what;
 //! - [`store`]: versioned records, the only durable state.
 //!
@@ -12,16 +13,19 @@
 //! also need the segment store, and are UNAVAILABLE without it.
 
 mod api;
+mod autoscale;
 mod config;
 mod metrics;
 mod periodic;
 mod placement;
+mod rest;
 mod segments;
 pub mod store;
 mod stream;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod watermarks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,20 +33,26 @@ use std::time::Duration;
 
 use sarit_client::connection::Endpoint;
 use sarit_env::{Clock, Listener, Net, Rng};
+use sarit_proto::controller::internal::LoadReport;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::api::grpc::Service;
+use crate::autoscale::{AutoScaler, Worker};
 use crate::placement::hosts::{Hosts, SharedHosts};
 use crate::segments::{SegmentStore, WireStore};
 use crate::store::MetaStore;
 use crate::store::catalog::Catalog;
 use crate::tasks::Tasks;
+use crate::watermarks::Watermarks;
 
 pub use crate::api::admin::{Check, Health};
+pub use crate::autoscale::{Config as AutoScale, Profile};
 pub use crate::config::{Config, StaticStore, TransactionConfig};
+pub use crate::watermarks::Config as WatermarkConfig;
 
 /// How long tasks and connections may take to end after stop.
 const STOP_MAX: Duration = Duration::from_secs(1);
@@ -87,6 +97,9 @@ pub struct Controller {
     address: SocketAddr,
     service: Service,
     health: Health,
+    loads: AutoScaler,
+    scaling: (Worker, mpsc::Receiver<LoadReport>),
+    watermarking: watermarks::Worker,
     tracker: TaskTracker,
     stop_tasks: CancellationToken,
 }
@@ -136,12 +149,21 @@ impl Controller {
         let tasks = Tasks::new(
             catalog.clone(),
             segments.clone(),
-            (parts.clock, parts.rng, config.transactions.bounds()),
+            (parts.clock.clone(), parts.rng, config.transactions.bounds()),
             tracker.clone(),
             stop_tasks.clone(),
         );
+        let (loads, reports) = AutoScaler::new();
+        let (autoscale, clock) = (config.autoscale.clone(), &parts.clock);
+        let worker = Worker::new(autoscale, catalog.clone(), tasks.clone(), clock);
+        let watermarking = watermarks::Worker {
+            watermarks: Watermarks::new(catalog.clone(), parts.clock.clone()),
+            segments: segments.clone(),
+            config: config.watermarks.clone(),
+        };
         let service = Service {
             catalog,
+            watermarks: watermarking.watermarks.clone(),
             tasks: tasks.clone(),
             hosts: hosts.clone(),
             advertised,
@@ -157,6 +179,9 @@ impl Controller {
             address,
             service,
             health,
+            loads,
+            scaling: (worker, reports),
+            watermarking,
             tracker,
             stop_tasks,
         })
@@ -175,6 +200,11 @@ impl Controller {
     /// Returns the HTTP routes for health and introspection, to be served by the caller.
     pub fn router(&self) -> axum::Router {
         api::admin::router(self.health.clone())
+    }
+
+    /// Returns the HTTP routes of Pravega's REST API, to be served by the caller.
+    pub fn rest(&self) -> axum::Router {
+        rest::router(self.service.clone(), self.health.clone())
     }
 
     /// Serves until `stop`. Then calls in progress get a moment, and tasks end where they are; their
@@ -205,9 +235,17 @@ impl Controller {
                 () = stopped.cancelled() => {}
             }
         });
+        let (worker, reports) = self.scaling;
+        self.tracker
+            .spawn(worker.run(reports, self.stop_tasks.clone()));
+        self.tracker
+            .spawn(self.watermarking.run(self.stop_tasks.clone()));
         let store = self.health.store.clone();
-        let hosts = self.service.hosts.clone();
-        let serving = api::serve::serve(self.listener, self.service, hosts, stop);
+        let internal = api::serve::Internal {
+            hosts: self.service.hosts.clone(),
+            loads: self.loads,
+        };
+        let serving = api::serve::serve(self.listener, self.service, internal, stop);
         let outcome = tokio::select! {
             biased;
             reason = store.failed() => Err(Error::Metadata(reason)),

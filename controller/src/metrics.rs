@@ -18,6 +18,13 @@ const TRANSACTIONS_OPEN: &str = "controller_transactions_open";
 const TRANSACTIONS: &str = "controller_transactions_total";
 const ROLLED: &str = "controller_rolling_commits_total";
 const STORES: &str = "controller_segment_stores";
+const LOAD_REPORTS: &str = "controller_load_reports_total";
+const AUTOSCALE_STREAMS: &str = "controller_autoscale_streams";
+const AUTOSCALE_DECISIONS: &str = "controller_autoscale_decisions_total";
+const AUTOSCALE_DEFERRED: &str = "controller_autoscale_deferred_total";
+const WATERMARKS: &str = "controller_watermarks_total";
+const WATERMARK_FAILURES: &str = "controller_watermark_failures_total";
+const WATERMARK_STREAMS: &str = "controller_watermark_streams_waiting";
 
 /// Registers help and units with the process's recorder. Once, at start.
 pub(crate) fn describe() {
@@ -43,6 +50,28 @@ pub(crate) fn describe() {
         "Commits of transactions begun before the stream was scaled"
     );
     describe_gauge!(STORES, "Segment stores heard of recently");
+    describe_counter!(WATERMARKS, "Watermarks appended to mark streams");
+    describe_counter!(
+        WATERMARK_FAILURES,
+        "Attempts to make a watermark that failed and are repeated"
+    );
+    describe_gauge!(
+        WATERMARK_STREAMS,
+        "Streams whose writers' marks were looked at in the last period"
+    );
+    describe_counter!(
+        LOAD_REPORTS,
+        "Load reports of segment stores, by whether there was room to take them in"
+    );
+    describe_gauge!(AUTOSCALE_STREAMS, "Streams that scale by load and had any");
+    describe_counter!(
+        AUTOSCALE_DECISIONS,
+        "Decisions by load: splits, merges, hot keys that no split would help"
+    );
+    describe_counter!(
+        AUTOSCALE_DEFERRED,
+        "Scalings by load put off because too many were under way"
+    );
 }
 
 pub(crate) fn rpc(method: &'static str, code: tonic::Code, took: Duration) {
@@ -86,4 +115,32 @@ pub(crate) fn transactions_ended(how: &'static str, count: usize) {
 
 pub(crate) fn rolling_commit() {
     counter!(ROLLED).increment(1);
+}
+
+pub(crate) fn load_report(taken: bool) {
+    counter!(LOAD_REPORTS, "taken" => if taken { "yes" } else { "no" }).increment(1);
+}
+
+pub(crate) fn autoscale_streams(streams: usize) {
+    gauge!(AUTOSCALE_STREAMS).set(streams as f64);
+}
+
+pub(crate) fn autoscale_decided(kind: &'static str) {
+    counter!(AUTOSCALE_DECISIONS, "kind" => kind).increment(1);
+}
+
+pub(crate) fn autoscale_deferred() {
+    counter!(AUTOSCALE_DEFERRED).increment(1);
+}
+
+pub(crate) fn watermark_made() {
+    counter!(WATERMARKS).increment(1);
+}
+
+pub(crate) fn watermark_failed() {
+    counter!(WATERMARK_FAILURES).increment(1);
+}
+
+pub(crate) fn watermark_streams(streams: usize) {
+    gauge!(WATERMARK_STREAMS).set(streams as f64);
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sarit_client::config::{ConnectionConfig, Retry};
 use sarit_client::connection::Pool;
-use sarit_client::segment::Segments;
 use sarit_client::segment::admin::SegmentPolicy;
 use sarit_client::segment::table::TableKeys;
+use sarit_client::segment::{Numbered, Segments};
 use sarit_env::{Net, Rng};
 use sarit_proto::controller::StreamConfig;
 use sarit_proto::ids::Offset;
@@ -68,6 +68,8 @@ pub(crate) trait SegmentStore: Send + Sync {
     async fn create_table(&self, segment: &str, key_length: u16) -> Result<(), Error>;
     /// Appends `sources` to `target` in this order and removes them; those that are gone are passed over.
     async fn merge(&self, target: &str, sources: &[String]) -> Result<(), Error>;
+    /// Appends an event, unless it has it.
+    async fn append_once(&self, segment: &str, event: &Numbered) -> Result<(), Error>;
     /// Finds out whether it answers at all.
     async fn probe(&self) -> Result<(), Error>;
     /// Measures a segment.
@@ -209,6 +211,11 @@ impl SegmentStore for WireStore {
             .merge(target, sources)
             .await
             .map_err(translate)
+    }
+
+    async fn append_once(&self, segment: &str, event: &Numbered) -> Result<(), Error> {
+        let appended = self.segments.append_once(segment, event).await;
+        appended.map_err(translate)
     }
 
     async fn probe(&self) -> Result<(), Error> {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
+use sarit_client::segment::Numbered;
 use sarit_client::segment::admin::SegmentPolicy;
 use sarit_proto::ids::Offset;
 
@@ -25,10 +27,14 @@ pub(crate) struct Fake {
     pub(crate) key_length: u16,
 }
 
+/// What was appended to a segment, with numbers.
+type Events = Vec<(i64, Bytes)>;
+
 /// Segments in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemorySegments {
     segments: Arc<Mutex<BTreeMap<String, Fake>>>,
+    events: Arc<Mutex<BTreeMap<String, Events>>>,
     away: Arc<AtomicBool>,
 }
 
@@ -41,6 +47,11 @@ impl MemorySegments {
     pub(crate) fn grow(&self, segment: &str, length: u64) {
         let mut segments = self.segments.lock();
         segments.get_mut(segment).expect("it was created").length = length;
+    }
+
+    /// Returns what was appended to a segment, with numbers.
+    pub(crate) fn events(&self, segment: &str) -> Events {
+        self.events.lock().get(segment).cloned().unwrap_or_default()
     }
 
     /// Makes every call fail, or no longer.
@@ -142,6 +153,21 @@ impl SegmentStore for MemorySegments {
             let into = segments.get_mut(target).expect("it was found");
             into.length += length;
             into.merged.push(source);
+        }
+        Ok(())
+    }
+
+    async fn append_once(&self, segment: &str, event: &Numbered) -> Result<(), Error> {
+        let length = event.payload.len() as u64 + 8;
+        let sealed = self.with(segment, |fake| fake.sealed)?;
+        if sealed {
+            return Err(Error::Refused("it is sealed".to_owned()));
+        }
+        let mut events = self.events.lock();
+        let events = events.entry(segment.to_owned()).or_default();
+        if events.iter().all(|(number, _)| *number < event.number) {
+            events.push((event.number, event.payload.clone()));
+            self.with(segment, |fake| fake.length += length)?;
         }
         Ok(())
     }
@@ -257,6 +283,11 @@ impl SegmentStore for Fused<MemorySegments> {
     async fn merge(&self, target: &str, sources: &[String]) -> Result<(), Error> {
         self.1.burn().await;
         self.0.merge(target, sources).await
+    }
+
+    async fn append_once(&self, segment: &str, event: &Numbered) -> Result<(), Error> {
+        self.1.burn().await;
+        self.0.append_once(segment, event).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

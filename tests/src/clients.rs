@@ -66,6 +66,16 @@ pub fn java(program: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// Installs schemathesis, which checks the REST API, if it is not there yet; returns its command.
+pub fn schemathesis() -> anyhow::Result<PathBuf> {
+    let out = target_dir().join("compat");
+    std::fs::create_dir_all(&out)?;
+    let out = out.join("rest");
+    let mut build = Command::new(repository().join("tests/compat/rest/build"));
+    succeed(build.arg(&out))?;
+    Ok(out.join("bin/schemathesis"))
+}
+
 fn succeed(command: &mut Command) -> anyhow::Result<()> {
     // Standard output is the interpreter's path, or nothing: not for the test's own.
     let output = command.stderr(Stdio::inherit()).output();

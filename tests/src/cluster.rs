@@ -335,6 +335,12 @@ impl Cluster {
         http_get(port, path).with_context(|| format!("GET {path} from port {port}"))
     }
 
+    /// Returns where a process serves HTTP.
+    pub fn http_url(&self, role: Role) -> String {
+        let port = self.ports.http[usize::from(role == Role::SegmentStore)];
+        format!("http://127.0.0.1:{port}")
+    }
+
     /// Returns the last lines of every log.
     pub fn log_tail(&self) -> String {
         let mut tail = String::new();

@@ -1,5 +1,6 @@
 //! What system tests share: real processes, faults, what clients saw and its checker.
 
+pub mod autoscale;
 pub mod clients;
 pub mod cluster;
 pub mod history;

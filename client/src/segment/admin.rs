@@ -20,10 +20,10 @@ use crate::connection::{Endpoint, Pool, Unsent};
 /// Calls on segments, wherever they are served. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Segments {
-    pool: Pool,
-    locate: Arc<dyn Locate>,
-    retry: Retry,
-    rng: Rng,
+    pub(super) pool: Pool,
+    pub(super) locate: Arc<dyn Locate>,
+    pub(super) retry: Retry,
+    pub(super) rng: Rng,
 }
 
 /// A segment's state.

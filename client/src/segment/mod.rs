@@ -2,6 +2,7 @@
 //! appends to it, [`reader`] reads it. Who serves it is asked through [`Locate`].
 
 pub mod admin;
+mod append;
 mod merge;
 pub mod reader;
 pub mod table;
@@ -15,6 +16,7 @@ use crate::Error;
 use crate::connection::Endpoint;
 
 pub use admin::{SegmentInfo, Segments};
+pub use append::Numbered;
 pub use reader::{Chunk, SegmentReader};
 
 /// Who knows which segment store serves a segment: for users the controller, for the controller itself

@@ -4,5 +4,6 @@
 
 pub(crate) mod admin;
 pub(crate) mod grpc;
+mod load;
 mod membership;
 pub(crate) mod serve;

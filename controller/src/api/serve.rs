@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use sarit_env::{Listener, NetStream};
 use sarit_proto::controller::ControllerServiceServer;
+use sarit_proto::controller::internal::load_server::LoadServer;
 use sarit_proto::controller::internal::membership_server::MembershipServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,7 +22,9 @@ use tonic::transport::server::Connected;
 use tracing::warn;
 
 use super::grpc::Service;
+use super::load::Reports;
 use super::membership::Registrar;
+use crate::autoscale::AutoScaler;
 use crate::placement::hosts::SharedHosts;
 
 /// Connections at once; further ones wait in the operating system's queue.
@@ -38,6 +41,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(3);
 /// Delay after an error of accept, which is mostly a lack of file descriptors.
 const ACCEPT_DELAY: Duration = Duration::from_millis(50);
 
+/// What stores tell, and who wants to know.
+pub(crate) struct Internal {
+    pub(crate) hosts: SharedHosts,
+    pub(crate) loads: AutoScaler,
+}
+
 /// Serves until `stop`.
 ///
 /// # Errors
@@ -45,19 +54,22 @@ const ACCEPT_DELAY: Duration = Duration::from_millis(50);
 pub(crate) async fn serve(
     listener: Box<dyn Listener>,
     service: Service,
-    hosts: SharedHosts,
+    internal: Internal,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let controller =
         ControllerServiceServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let Internal { hosts, loads } = internal;
     let membership =
         MembershipServer::new(Registrar(hosts)).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let load = LoadServer::new(Reports(loads)).max_decoding_message_size(REQUEST_BYTES_MAX);
     let server = Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_service(controller)
         .add_service(membership)
+        .add_service(load)
         .serve_with_incoming_shutdown(connections(listener), stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;

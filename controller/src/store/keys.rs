@@ -9,6 +9,9 @@
 //! t/{stream id}/trunc                    Truncation, if it ever was truncated
 //! t/{stream id}/active                   ActiveEpoch, from the first scaling on
 //! t/{stream id}/e/{epoch: 8 hex digits}  EpochRecord: what begins and ends with it
+//! load/{stream id}                       SavedLoads (`autoscale::record`), a hint
+//! wm/{stream id}                         MarksRecord (`watermarks::record`), from the first note on
+//! wmw/{stream id}/{writer}               MarkRecord: what a writer noted last
 //! w/{stream id}                          Work: the unfinished task, at most one, so the stream's lock
 //! x/{stream id}/o/{transaction id}       Transaction that has not ended
 //! x/{stream id}/c/{order: 16 hex digits} Queued: a transaction to be committed, in this order
@@ -88,6 +91,26 @@ pub(crate) fn epochs(id: StreamId) -> String {
 
 pub(crate) fn epoch(id: StreamId, number: i32) -> String {
     format!("t/{id}/e/{number:08x}")
+}
+
+pub(crate) const LOADS: &str = "load/";
+
+pub(crate) fn load(id: StreamId) -> String {
+    format!("{LOADS}{id}")
+}
+
+pub(crate) const MARKS: &str = "wm/";
+
+pub(crate) fn marks(id: StreamId) -> String {
+    format!("{MARKS}{id}")
+}
+
+pub(crate) fn writer_marks(id: StreamId) -> String {
+    format!("wmw/{id}/")
+}
+
+pub(crate) fn writer_mark(id: StreamId, writer: &str) -> String {
+    format!("{}{writer}", writer_marks(id))
 }
 
 pub(crate) fn work(id: StreamId) -> String {

@@ -215,7 +215,6 @@ impl Epochs {
     }
 
     /// Returns the changes, oldest first.
-    #[cfg(test)]
     pub(crate) fn transitions(&self) -> &[Transition] {
         &self.transitions
     }

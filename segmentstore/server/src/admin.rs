@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{ContainerState, Host};
+use crate::load::Meters;
 
 /// What can be seen of a store from outside.
 #[derive(Clone)]
@@ -28,6 +29,7 @@ pub struct Inspect {
     pub(crate) wal: Arc<OnceCell<Wal>>,
     pub(crate) memory: MemoryBudget,
     pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) meters: Meters,
     pub(crate) identity: u128,
     pub(crate) stop: CancellationToken,
 }
@@ -70,6 +72,11 @@ pub struct ContainerReport {
 }
 
 impl Inspect {
+    /// Returns the counters of what is written to each segment.
+    pub fn meters(&self) -> Meters {
+        self.meters.clone()
+    }
+
     /// Returns the containers and their states, lowest number first.
     pub fn containers(&self) -> Vec<(sarit_proto::ids::ContainerId, ContainerState)> {
         self.host.states()

@@ -26,6 +26,7 @@ use sarit_proto::wire::reply::{
     AppendSetup, ConditionalCheckFailed, DataAppended, InvalidEventNumber,
 };
 
+use crate::load::{Meter, Meters};
 use crate::reply::{self, Close, Refused};
 
 /// All writers of one connection.
@@ -38,6 +39,7 @@ pub(crate) struct Appends {
     in_flight: usize,
     /// Bindings with an acknowledgement that is still being gathered.
     gathering: Vec<usize>,
+    meters: Meters,
 }
 
 struct Binding {
@@ -51,6 +53,8 @@ struct Binding {
     acked: i64,
     window: VecDeque<InFlight>,
     gathered: Option<Acked>,
+    /// Counts what arrives, refused or not: it is load.
+    meter: Option<Arc<Meter>>,
 }
 
 enum State {
@@ -100,7 +104,7 @@ pub(crate) enum Taken {
 }
 
 impl Appends {
-    pub(crate) fn new(writers_max: usize) -> Self {
+    pub(crate) fn new(writers_max: usize, meters: Meters) -> Self {
         Self {
             bindings: Vec::new(),
             free: Vec::new(),
@@ -108,6 +112,7 @@ impl Appends {
             writers_max,
             in_flight: 0,
             gathering: Vec::new(),
+            meters,
         }
     }
 
@@ -162,6 +167,9 @@ impl Appends {
             return Taken::Closed(Some(reply.into()), Close::EventNumber);
         }
         binding.seen = append.event_number;
+        if let Some(meter) = &binding.meter {
+            meter.count(append.event_count.into(), append.data.len() as u64);
+        }
         let container = binding.container;
         let operation = AppendOp::Append {
             segment: binding.segment.clone(),
@@ -344,6 +352,7 @@ impl Appends {
             acked: NULL_ATTRIBUTE,
             window: VecDeque::new(),
             gathered: None,
+            meter: self.meters.of(&setup.segment),
         };
         if let Some(old) = old {
             self.at(old).state = State::Replaced;

@@ -29,6 +29,9 @@ pub struct Config {
     pub containers: Option<u32>,
     /// `host:port` of the controller's internal API to register with; none when membership is static.
     pub controller: Option<String>,
+    /// `host:port` of the controller's internal API to report loads to, by which streams scale; default:
+    /// `controller`. With neither, nothing scales by load.
+    pub reports_to: Option<String>,
     /// Memory.
     pub memory: Memory,
     /// The log.
@@ -118,6 +121,7 @@ impl Default for Config {
             advertised: None,
             containers: None,
             controller: None,
+            reports_to: None,
             memory: Memory::default(),
             wal: sarit_wal::Config::default(),
             container: sarit_container::Config::default(),
@@ -154,12 +158,16 @@ impl Config {
             }
             _ => {}
         }
-        if let Some(controller) = &self.controller
-            && split_host_port(controller).is_none()
-        {
-            return refuse(format!(
-                "controller is {controller:?}, it must be host:port"
-            ));
+        let controllers = [
+            ("controller", &self.controller),
+            ("reports_to", &self.reports_to),
+        ];
+        for (setting, controller) in controllers {
+            if let Some(controller) = controller
+                && split_host_port(controller).is_none()
+            {
+                return refuse(format!("{setting} is {controller:?}, it must be host:port"));
+            }
         }
         if let Some(containers) = self.containers
             && !(1..=CONTAINERS_MAX).contains(&containers)

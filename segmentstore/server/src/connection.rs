@@ -34,6 +34,7 @@ use crate::append::{Appends, Taken};
 use crate::config::Limits;
 use crate::host::{Host, Unavailable};
 use crate::input::{Arrived, Input};
+use crate::load::Meters;
 use crate::metrics::Metrics;
 use crate::reply::{Close, Refused, refusal};
 use crate::request::{self, Answer, Terms};
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) host: Arc<Host>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) meters: Meters,
 }
 
 /// One peer's connection.
@@ -112,7 +114,7 @@ impl Connection {
             input: Input::new(read, credit, shared.metrics.clone(), frame_time),
             write,
             out: Encoder::default(),
-            appends: Appends::new(shared.limits.writers),
+            appends: Appends::new(shared.limits.writers, shared.meters.clone()),
             outcomes,
             outcomes_to,
             appenders: Vec::new(),

@@ -4,7 +4,8 @@
 //! `connection` serves one peer, with `input` (bytes → commands), `append` (writers and their
 //! acknowledgements), `request` (everything else) and `reply` (refusals → wire replies); `routing` finds
 //! a segment's container and `host` keeps the containers. `admin` is what operators see,
-//! `membership` tells a controller in another process that this store is there.
+//! `membership` tells a controller in another process that this store is there, `load` how much is
+//! written to each segment.
 //!
 //! Guarantees: what is acknowledged is durable; a peer's bad input ends at most its own connection; no
 //! queue, buffer or wait is without a bound. Not here: which bytes are durable, and in which order
@@ -19,6 +20,7 @@ mod error;
 mod host;
 mod input;
 mod listener;
+mod load;
 mod membership;
 mod metrics;
 mod reply;
@@ -40,6 +42,7 @@ pub use admin::{ContainerReport, Health, Inspect, Report};
 pub use config::{Config, Engine, Index, Limits, Memory};
 pub use error::Error;
 pub use host::ContainerState;
+pub use load::{Meter, Meters};
 
 use crate::connection::Shared;
 use crate::directory::Directory;
@@ -118,6 +121,7 @@ async fn start_with(
         wal: Arc::new(OnceCell::new_with(wal)),
         memory: MemoryBudget::new(config.memory.budget),
         connections: Arc::default(),
+        meters: Meters::default(),
         identity: directory.format.identity(),
         stop: stop.clone(),
     };
@@ -202,6 +206,7 @@ impl Store {
             host: inspect.host.clone(),
             limits: config.limits.clone(),
             metrics,
+            meters: inspect.meters.clone(),
         };
         let mut accepting = JoinSet::new();
         accepting.spawn(listener::run(
@@ -222,6 +227,16 @@ impl Store {
                 containers: directory.format.containers,
             };
             accepting.spawn(membership::run(membership, stop.clone()));
+        }
+        if let Some(controller) = config.reports_to.clone().or(config.controller.clone()) {
+            let reporter = load::report::Reporter {
+                meters: inspect.meters.clone(),
+                host: inspect.host.clone(),
+                net: parts.net.clone(),
+                controller,
+                store_id: directory.format.uuid.clone(),
+            };
+            accepting.spawn(load::report::run(reporter, stop.clone()));
         }
         let containers_stop = CancellationToken::new();
         let mut containers = JoinSet::new();

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::config::split_host_port;
 
 /// Version of the exchange with the controller.
-const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
 /// What one attempt may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 /// Delay after the first failed attempt; doubles with each.
@@ -54,7 +54,7 @@ pub(crate) async fn run(membership: Membership, stop: CancellationToken) {
 impl Membership {
     async fn keep_registered(&self) {
         let controller = &*self.controller;
-        let mut client = MembershipClient::new(self.channel());
+        let mut client = MembershipClient::new(channel(&self.net, &self.controller));
         let mut registered = None;
         let mut delay = RETRY_MIN;
         loop {
@@ -93,16 +93,16 @@ impl Membership {
             protocol_version: PROTOCOL_VERSION,
         }
     }
+}
 
-    /// Connects when first used, and again after the connection broke.
-    fn channel(&self) -> Channel {
-        let (host, port) = split_host_port(&self.controller).expect("the setting was validated");
-        let (net, host) = (self.net.clone(), Arc::<str>::from(host));
-        let connector = service_fn(move |_: Uri| {
-            let (net, host) = (net.clone(), host.clone());
-            async move { net.connect(&host, port).await.map(TokioIo::new) }
-        });
-        // Only a name for the HTTP/2 authority; the connector knows where to go.
-        Endpoint::from_static("http://controller").connect_with_connector_lazy(connector)
-    }
+/// Connects to a controller, `host:port`, when first used, and again after the connection broke.
+pub(crate) fn channel(net: &Arc<dyn Net>, controller: &str) -> Channel {
+    let (host, port) = split_host_port(controller).expect("the setting was validated");
+    let (net, host) = (net.clone(), Arc::<str>::from(host));
+    let connector = service_fn(move |_: Uri| {
+        let (net, host) = (net.clone(), host.clone());
+        async move { net.connect(&host, port).await.map(TokioIo::new) }
+    });
+    // Only a name for the HTTP/2 authority; the connector knows where to go.
+    Endpoint::from_static("http://controller").connect_with_connector_lazy(connector)
 }

@@ -28,6 +28,9 @@ const READS_WAITING: &str = "segmentstore_reads_waiting";
 const REFUSALS: &str = "segmentstore_refusals_total";
 const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
 const MEMORY: &str = "segmentstore_memory_bytes";
+const MEASURED: &str = "segmentstore_measured_segments";
+const UNMEASURED: &str = "segmentstore_unmeasured_writers_total";
+const LOAD_REPORTS: &str = "segmentstore_load_reports_total";
 
 /// Every word [`crate::reply::refusal`] can return.
 const REFUSAL_KINDS: [&str; 13] = [
@@ -91,6 +94,17 @@ impl Metrics {
             Unit::Count,
             "Times a connection had to wait for memory before it was read on"
         );
+        describe_gauge!(MEASURED, Unit::Count, "Segments whose load is counted");
+        describe_counter!(
+            UNMEASURED,
+            Unit::Count,
+            "Writers set up on a segment that could not be counted because the limit was reached"
+        );
+        describe_counter!(
+            LOAD_REPORTS,
+            Unit::Count,
+            "Load reports to the controller, by whether it took them"
+        );
         Self {
             connections: gauge!(CONNECTIONS),
             connections_accepted: counter!(CONNECTIONS_ACCEPTED),
@@ -120,6 +134,18 @@ impl Metrics {
         counter!(CONNECTIONS_CLOSED, "cause" => close.cause()).increment(1);
         self.connections.decrement(1.0);
     }
+}
+
+pub(crate) fn measured_segments(count: usize) {
+    gauge!(MEASURED).set(count as f64);
+}
+
+pub(crate) fn unmeasured() {
+    counter!(UNMEASURED).increment(1);
+}
+
+pub(crate) fn load_reported(taken: bool) {
+    counter!(LOAD_REPORTS, "taken" => if taken { "yes" } else { "no" }).increment(1);
 }
 
 /// Publishes what is used of the memory budget, again and again until `stop`.

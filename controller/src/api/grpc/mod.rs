@@ -1,6 +1,7 @@
 //! The controller's API, one function per call.
 //!
-//! - [`scopes`], [`streams`], [`segments`], [`transactions`], [`reader_groups`]: the calls, by subject;
+//! - [`scopes`], [`streams`], [`segments`], [`transactions`], [`reader_groups`], [`watermarks`]: the calls,
+//!   by subject;
 //! - [`convert`]: parsing names, errors to statuses, values to messages.
 //!
 //! Clients repeat calls that fail with most statuses for a minute or more. So what can never succeed
@@ -15,6 +16,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod transactions;
+mod watermarks;
 
 use sarit_client::connection::Endpoint;
 use sarit_proto::controller::*;
@@ -25,12 +27,15 @@ use crate::metrics;
 use crate::placement::hosts::SharedHosts;
 use crate::store::catalog::Catalog;
 use crate::tasks::Tasks;
+use crate::watermarks::Watermarks;
 
 /// What the calls work with.
+#[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) catalog: Catalog,
     pub(crate) tasks: Tasks,
     pub(crate) hosts: SharedHosts,
+    pub(crate) watermarks: Watermarks,
     /// Where clients find this controller.
     pub(crate) advertised: Endpoint,
 }
@@ -126,14 +131,12 @@ service! {
         get_reader_group_config(ReaderGroupInfo) -> ReaderGroupConfigResponse
             = reader_groups::configuration;
         delete_reader_group(ReaderGroupInfo) -> DeleteReaderGroupStatus = reader_groups::delete;
+        note_timestamp_from_writer(TimestampFromWriter) -> TimestampResponse = watermarks::note;
+        remove_writer(RemoveWriterRequest) -> RemoveWriterResponse = watermarks::remove;
     }
     unbuilt {
         get_controller_to_bucket_mapping(ControllerToBucketMappingRequest)
             -> ControllerToBucketMappingResponse = "the mapping of controllers to buckets";
-        note_timestamp_from_writer(TimestampFromWriter) -> TimestampResponse
-            = "noting a writer's time";
-        remove_writer(RemoveWriterRequest) -> RemoveWriterResponse
-            = "removing a writer that noted time";
         create_key_value_table(KeyValueTableConfig) -> CreateKeyValueTableStatus
             = "creating a key-value table";
         get_current_segments_key_value_table(KeyValueTableInfo) -> SegmentRanges

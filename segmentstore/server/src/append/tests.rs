@@ -12,7 +12,7 @@ struct Client(Appends);
 impl Client {
     /// A connection whose writer is set up and had `last` as its last event.
     fn set_up_at(last: i64) -> Self {
-        let mut client = Self(Appends::new(10));
+        let mut client = Self(Appends::new(10, Meters::default()));
         let token = client.set_up("s/a/0", 1);
         let replies = client.complete([(
             token,
@@ -311,7 +311,7 @@ fn a_number_that_goes_back_ends_the_connection_with_an_answer() {
 
 #[test]
 fn an_append_without_set_up_ends_the_connection() {
-    let mut client = Client(Appends::new(10));
+    let mut client = Client(Appends::new(10, Meters::default()));
     assert!(matches!(
         client.take(1, None),
         Taken::Closed(None, Close::NotSetUp)
@@ -344,7 +344,7 @@ fn a_writer_that_moves_to_another_segment_keeps_what_is_under_way() {
 
 #[test]
 fn a_set_up_of_a_missing_segment_is_answered_and_binds_nothing() {
-    let mut client = Client(Appends::new(10));
+    let mut client = Client(Appends::new(10, Meters::default()));
     let token = client.set_up("s/a/0", 1);
     let missing = || Err(Error::NoSuchSegment("s/a/0".into()));
     client.append(1);
@@ -361,7 +361,7 @@ fn a_set_up_of_a_missing_segment_is_answered_and_binds_nothing() {
 
 #[test]
 fn a_container_that_does_not_start_refuses_by_reply() {
-    let mut client = Client(Appends::new(10));
+    let mut client = Client(Appends::new(10, Meters::default()));
     let token = client.set_up("s/a/0", 1);
     client.append(1);
     let mut replies = Vec::new();
@@ -381,7 +381,7 @@ fn a_container_that_does_not_start_refuses_by_reply() {
 
 #[test]
 fn writers_beyond_the_limit_are_refused_by_reply() {
-    let mut client = Client(Appends::new(1));
+    let mut client = Client(Appends::new(1, Meters::default()));
     client.set_up("s/a/0", 1);
     let setup = SetupAppend {
         request_id: 2,

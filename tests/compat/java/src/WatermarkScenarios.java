@@ -1,0 +1,58 @@
+import io.pravega.client.stream.EventStreamReader;
+import io.pravega.client.stream.EventStreamWriter;
+import io.pravega.client.stream.Stream;
+import io.pravega.client.stream.StreamCut;
+import io.pravega.client.stream.TimeWindow;
+import java.util.List;
+
+/** Writers note time, readers see how far it has got. */
+final class WatermarkScenarios {
+    static final List<Compat.Scenario> ALL = List.of(
+        new Compat.Scenario("time-window", 120, scene -> timeWindow(scene, 1)),
+        new Compat.Scenario("time-window-of-two-writers", 120, scene -> timeWindow(scene, 2)));
+
+    private static final int EVENTS = 4_000;
+
+    /**
+     * Each writer notes time with every event, the second one 5 behind. What a reader is told as the lower bound comes, rises, and is
+     * never later than what the slowest writer noted last.
+     */
+    private static void timeWindow(Scene scene, int writers) throws Exception {
+        scene.stream("events", 1);
+        scene.group("group", "events", StreamCut.UNBOUNDED);
+        EventStreamWriter<byte[]> first = scene.writer("events");
+        EventStreamWriter<byte[]> second = writers == 2 ? scene.writer("events") : null;
+        EventStreamReader<byte[]> reader = scene.reader("reader", "group");
+        Stream stream = Stream.of(scene.scope, "events");
+        Long lower = null;
+        int rises = 0;
+        long time = 1_000;
+        for (int n = 0; n < EVENTS && rises < 3; n++, time += 10) {
+            note(first, time);
+            if (second != null) {
+                note(second, time - 5);
+            }
+            for (int read = 0; read < writers; read++) {
+                Check.that(reader.readNextEvent(10_000).getEvent() != null, "an event was read");
+            }
+            TimeWindow window = reader.getCurrentTimeWindow(stream);
+            Long now = window.getLowerTimeBound();
+            if (now != null) {
+                Check.that(lower == null || now >= lower, "the lower bound rises: " + now + " after " + lower);
+                Check.that(now <= time, "the lower bound " + now + " is not after what was noted last, " + time);
+                Check.that(window.getUpperTimeBound() == null || window.getUpperTimeBound() >= now, "the bounds are in order");
+                rises += now.equals(lower) ? 0 : 1;
+                lower = now;
+            }
+            Thread.sleep(20);
+        }
+        Check.that(rises == 3, "the lower bound rose " + rises + " times while time was noted " + (time - 1_000) / 10 + " times");
+    }
+
+    private static void note(EventStreamWriter<byte[]> writer, long time) throws Exception {
+        writer.writeEvent("key", new byte[] {1}).get();
+        writer.noteTime(time);
+    }
+
+    private WatermarkScenarios() { }
+}
