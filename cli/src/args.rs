@@ -89,6 +89,11 @@ Examples:
   sarit top
   sarit top --scope demo --count 1 --json | jq '.streams[]'")]
     Top(elastic::TopArgs),
+    /// Look into what servers store
+    Admin {
+        #[command(subcommand)]
+        verb: AdminVerb,
+    },
     /// See it work: real data in, the server killed with SIGKILL, everything read back
     Demo(DemoArgs),
     /// Print a shell's completion script
@@ -135,6 +140,9 @@ pub(crate) struct Standalone {
     /// Address of the segment store as clients reach it, if it is another one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) segmentstore_advertised_addr: Option<String>,
+    /// Long-term storage: file:///dir; by default in the data directory
+    #[arg(long, value_name = "URL")]
+    pub(crate) storage: Option<String>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -162,6 +170,9 @@ pub(crate) struct SegmentStoreArgs {
     /// Address as clients reach it, if it is another one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) segmentstore_advertised_addr: Option<String>,
+    /// Long-term storage: file:///dir; by default in the data directory
+    #[arg(long, value_name = "URL")]
+    pub(crate) storage: Option<String>,
     /// The controller to register with
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     pub(crate) controller: String,
@@ -183,6 +194,58 @@ pub(crate) struct ClientArgs {
     /// Print JSON, for scripts
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where a store keeps its packs.
+#[derive(Debug, Args)]
+pub(crate) struct StorageArgs {
+    /// Data directory of a segment store or of a standalone server
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data: PathBuf,
+    /// Long-term storage, if it is not in the data directory
+    #[arg(long, value_name = "URL")]
+    pub(crate) storage: Option<String>,
+    /// One JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminVerb {
+    /// Show what long-term storage holds
+    Packs {
+        #[command(subcommand)]
+        verb: PacksVerb,
+    },
+    /// Read every byte in long-term storage and check it
+    #[command(after_help = "Example:\n  sarit admin fsck --data ./data")]
+    Fsck {
+        #[command(flatten)]
+        storage: StorageArgs,
+        /// Only packs of this container
+        #[arg(long, value_name = "N")]
+        container: Option<u32>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PacksVerb {
+    /// List packs
+    #[command(after_help = "Example:\n  sarit admin packs show --data ./data")]
+    Show {
+        #[command(flatten)]
+        storage: StorageArgs,
+        /// Only packs of this container
+        #[arg(long, value_name = "N")]
+        container: Option<u32>,
+    },
+    /// Show what a pack holds
+    Dump {
+        /// Its name, as `show` prints it
+        pack: String,
+        #[command(flatten)]
+        storage: StorageArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]

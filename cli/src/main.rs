@@ -9,6 +9,7 @@ mod demo;
 mod elastic;
 mod exit;
 mod group;
+mod packs;
 mod pages;
 mod read;
 mod serve;
@@ -51,6 +52,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Top(args) => client()?.block_on(top::run(args)),
         Command::Write(args) => client()?.block_on(write::run(args)),
         Command::Read(args) => client()?.block_on(read::run(args)),
+        Command::Admin { verb } => client()?.block_on(packs::admin(verb)),
         Command::Demo(args) => client()?.block_on(demo::run(args)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sarit", &mut std::io::stdout());

@@ -49,6 +49,7 @@ pub(crate) async fn standalone(args: Standalone) -> anyhow::Result<()> {
         &args.data.join("segmentstore"),
         args.segmentstore_addr,
         advertised,
+        args.storage.as_deref(),
     )?;
     let public = [
         args.controller_addr,
@@ -90,7 +91,13 @@ pub(crate) async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
 pub(crate) async fn segment_store(args: SegmentStoreArgs) -> anyhow::Result<()> {
     let mut sources = sources(&args.server)?;
     let advertised = args.segmentstore_advertised_addr.as_deref();
-    store_flags(&mut sources, &args.data, args.segmentstore_addr, advertised)?;
+    store_flags(
+        &mut sources,
+        &args.data,
+        args.segmentstore_addr,
+        advertised,
+        args.storage.as_deref(),
+    )?;
     let controller = args
         .controller
         .split_once("://")
@@ -126,7 +133,11 @@ fn store_flags(
     data: &Path,
     listen: SocketAddr,
     advertised: Option<&str>,
+    storage: Option<&str>,
 ) -> anyhow::Result<()> {
+    if let Some(storage) = storage {
+        sources.put("segmentstore.storage.url", storage.into())?;
+    }
     let data = data
         .to_str()
         .context("the data directory's name is not UTF-8")?;
@@ -209,6 +220,7 @@ impl Process {
             disk: Arc::clone(&self.disk),
             clock: self.clock.clone(),
             rng: self.rng.split(),
+            storage: None,
         };
         let config = self.settings.segmentstore.clone();
         let store = sarit_segmentstore::start(config, parts, self.stop.clone()).await?;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use sarit_container::Flush;
 use sarit_controller::StaticStore;
 use sarit_controller::store::MemoryStore;
 use sarit_env::sim::{DiskFaults, SimDisk, TurmoilNet, clock};
 use sarit_env::{Disk, Rng};
 use sarit_segmentstore::Engine;
+use sarit_storage::memory::{Faults, Memory as Objects};
 use sarit_tests::history::History;
 use tokio_util::sync::CancellationToken;
 use turmoil::Builder;
@@ -161,10 +163,32 @@ impl World {
 
     fn add_store(&self, sim: &mut turmoil::Sim<'_>, disk: &SimDisk, rng: &Rng) {
         let (disk, rng) = (disk.clone(), rng.split());
+        // It outlives the host, as object stores do.
+        let objects = Objects::new(rng.split());
+        objects.set_faults(Faults {
+            refuse: 0.05,
+            lose_answer: 0.05,
+            stall: 0.05,
+            stall_time: Duration::from_millis(rng.below(2000)),
+            overwrite: false,
+        });
+        let flush = Flush {
+            bytes: 4 << 10,
+            period_ms: 20 + rng.below(1000),
+            big_bytes: 2 << 10,
+            big_pack_bytes: 8 << 10,
+            compact_ms: 50 + rng.below(1000),
+            live_percent: 70,
+            extents: 3,
+            grace_ms: rng.below(300),
+            sweep_ms: 100 + rng.below(1000),
+            ..Flush::default()
+        };
         let file_bytes = [256 << 10, 1 << 20][rng.below(2) as usize];
         let containers = 1 + rng.below(3) as u32;
         sim.host("store", move || {
             let (disk, rng) = (disk.clone(), rng.split());
+            let (objects, flush) = (objects.clone(), flush.clone());
             async move {
                 let mut config = sarit_segmentstore::Config {
                     data: PathBuf::from("/data"),
@@ -176,6 +200,7 @@ impl World {
                 config.wal.file_bytes = file_bytes;
                 config.wal.frame_bytes_max = file_bytes / 2;
                 config.container.frame_bytes = 32 << 10;
+                config.container.flush = flush;
                 config.container.checkpoint_bytes = 256 << 10;
                 config.container.check_cuts = true;
                 config.index.engine = Engine::Snapshot;
@@ -185,6 +210,7 @@ impl World {
                     disk,
                     clock: clock(),
                     rng,
+                    storage: Some(objects.store()),
                 };
                 sarit_segmentstore::run(config, parts, CancellationToken::new()).await?;
                 Ok(())

@@ -21,7 +21,7 @@ const CONTROLLER: [&str; 4] = ["--package", "sarit-controller", "--lib", "tasks"
 const CONTAINER: [&str; 4] = ["--package", "sarit-container", "--lib", "histories"];
 
 /// The bugs that the code can carry, see the `cfg(planted = …)` in the sources, and who finds them.
-const BUGS: [(&str, [&str; 4]); 8] = [
+const BUGS: [(&str, [&str; 4]); 11] = [
     ("ack_before_sync", WORLDS),
     ("skip_sync", WORLDS),
     ("skip_dedupe", WORLDS),
@@ -30,6 +30,9 @@ const BUGS: [(&str, [&str; 4]); 8] = [
     ("cut_one_frame_early", CONTAINER),
     ("merge_twice", CONTAINER),
     ("commit_out_of_order", CONTROLLER),
+    ("flush_before_commit", CONTAINER),
+    ("collect_referenced", CONTAINER),
+    ("stale_extent", CONTAINER),
 ];
 
 /// Runs the tests with each bug whose name contains one of `only`, or with all.

@@ -31,6 +31,7 @@ fn cpu() -> Duration {
 
 async fn open(memory: &Memory) -> Container {
     let parts = Parts {
+        storage: None,
         index: Indexes::memory(&SnapshotMemory::default()),
         clock: Clock::system(),
         rng: Rng::seeded(1),

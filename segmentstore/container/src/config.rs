@@ -27,6 +27,53 @@ pub struct Config {
     /// After every cut, rebuild the state from what is left and compare: for tests, it reads the whole
     /// log.
     pub check_cuts: bool,
+    /// Long-term storage.
+    pub flush: Flush,
+}
+
+/// When data moves to long-term storage, and how it is kept there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flush {
+    /// Bytes of a container that lie in the log only, from which on they are flushed at once. Also the
+    /// most bytes of a pack that segments share, as far as memory allows. More: fewer, larger packs, at
+    /// the price of a longer log.
+    pub bytes: u64,
+    /// Milliseconds after which they are flushed in any case.
+    pub period_ms: u64,
+    /// Bytes of one segment in the log from which on it gets packs of its own.
+    pub big_bytes: u64,
+    /// Most bytes of such a pack.
+    pub big_pack_bytes: u64,
+    /// Packs of one container uploaded at the same time.
+    pub uploads: usize,
+    /// Milliseconds between two looks for packs and segments worth rewriting; 0: never.
+    pub compact_ms: u64,
+    /// Packs with less of their length in use than this, in percent, are rewritten.
+    pub live_percent: u64,
+    /// Segments with more pieces than this are rewritten where the pieces are small.
+    pub extents: usize,
+    /// Milliseconds that a pack which nobody refers to is kept, for reads under way.
+    pub grace_ms: u64,
+    /// Milliseconds between two looks for packs that never were referred to.
+    pub sweep_ms: u64,
+}
+
+impl Default for Flush {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            period_ms: 30_000,
+            big_bytes: 8 << 20,
+            big_pack_bytes: 128 << 20,
+            uploads: 4,
+            compact_ms: 60_000,
+            live_percent: 50,
+            extents: 64,
+            grace_ms: 15 * 60_000,
+            sweep_ms: 3_600_000,
+        }
+    }
 }
 
 impl Default for Config {
@@ -41,6 +88,7 @@ impl Default for Config {
             checkpoint_segments: 20_000,
             checkpoint_seconds: 60,
             check_cuts: false,
+            flush: Flush::default(),
         }
     }
 }

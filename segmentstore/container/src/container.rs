@@ -430,8 +430,33 @@ impl Container {
             merges_remembered: metrics.merged.get(),
             extents: metrics.extents.get(),
             reread_bytes: metrics.reread_bytes.get(),
+            served_frames: metrics.served_frames.get(),
+            served_log: metrics.served_log.get(),
+            served_packs: metrics.served_packs.get(),
+            packs: metrics.packs.get(),
+            unflushed: metrics.unflushed.get(),
+            flushed_bytes: metrics.flushed_bytes.get(),
+            flush_failures: metrics.flush_failures.get(),
             table_entries: metrics.table_entries.get(),
             table_bytes: metrics.table_bytes.get(),
+        }
+    }
+
+    /// Has everything that is durable now moved to long-term storage, and waits for it, however long that
+    /// takes. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] without long-term storage, [`Error::Stopping`].
+    pub async fn flush(&self) -> Result<(), Error> {
+        let shared = &self.0.shared;
+        let Some(tier) = &shared.tier else {
+            let what = "there is no long-term storage".to_owned();
+            return Err(Error::InvalidArgument(what));
+        };
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => Err(Error::Stopping),
+            () = tier.flush() => Ok(()),
         }
     }
 

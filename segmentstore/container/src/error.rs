@@ -86,6 +86,9 @@ pub enum Error {
     /// The index holds what this release cannot have written, or not what the log needs.
     #[error("damaged index: {0}")]
     DamagedIndex(Arc<str>),
+    /// Long-term storage failed, or holds something else than was written.
+    #[error("long-term storage: {0}")]
+    Storage(sarit_storage::StoreError),
     /// The log holds a frame that this release cannot have written in this place. Nothing was changed.
     #[error("frame {frame} of the log does not fit the state before it: {what}")]
     Broken {
@@ -115,6 +118,7 @@ impl Error {
             | Self::InvalidArgument(_)
             | Self::DamagedIndex(_)
             | Self::Broken { .. } => false,
+            Self::Storage(error) => error.is_retryable(),
         }
     }
 }

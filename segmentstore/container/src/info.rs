@@ -101,10 +101,24 @@ pub struct ContainerStats {
     pub merges: u64,
     /// Merges remembered, so that they can be asked for again; about 100 bytes of memory each.
     pub merges_remembered: u64,
-    /// Runs of segments in the log, 24 bytes of memory each.
+    /// Runs of segments in the log and in packs, 24 bytes of memory each.
     pub extents: u64,
     /// Bytes read back from the log for readers.
     pub reread_bytes: u64,
+    /// Bytes given to readers from frames in memory.
+    pub served_frames: u64,
+    /// Bytes given to readers from the log.
+    pub served_log: u64,
+    /// Bytes given to readers from packs.
+    pub served_packs: u64,
+    /// Packs that segments refer to.
+    pub packs: u64,
+    /// Bytes of segments that lie in the log only.
+    pub unflushed: u64,
+    /// Bytes of packs written for what lay in the log.
+    pub flushed_bytes: u64,
+    /// Packs that were not stored at the first try.
+    pub flush_failures: u64,
     /// Entries in tables.
     pub table_entries: u64,
     /// Memory they take.

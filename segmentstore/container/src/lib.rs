@@ -8,14 +8,15 @@
 //! log → `state` (`apply`) → `read::tail`, `read::waiters` → answer. Recovery applies the same records.
 //!
 //! A checkpoint writes what changed to the [index](Indexes), and the log is cut behind it, as far as it
-//! holds no bytes of segments: this crate does not move these to long-term storage yet, and keeps
-//! segments and tables in memory.
+//! holds no bytes of segments that lie nowhere else: `flush` moves these to long-term storage, in packs,
+//! and `read::blocks` reads them from there. Records of segments and tables stay in memory.
 
 mod append;
 mod checkpoint;
 mod config;
 mod container;
 mod error;
+mod flush;
 mod index;
 mod info;
 mod lifecycle;
@@ -32,7 +33,7 @@ mod tables;
 mod tests;
 
 pub use append::{AppendOp, Appender, Done, Outcome, Outcomes};
-pub use config::Config;
+pub use config::{Config, Flush};
 pub use container::Container;
 pub use error::Error;
 pub use index::{Indexes, SlateStore, SnapshotMemory};

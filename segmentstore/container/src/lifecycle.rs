@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use parking_lot::RwLock;
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::ContainerId;
+use sarit_storage::Store;
 use sarit_wal::{LogId, Opened, Wal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -15,8 +17,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::Triggers;
+use crate::flush::{Flusher, Tier};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Request};
+use crate::read::ahead::Ahead;
 use crate::read::waiters::Waiters;
 use crate::shared::Shared;
 use crate::state::Seeded;
@@ -36,6 +40,8 @@ pub struct Parts {
     pub memory: MemoryBudget,
     /// Where checkpoints go.
     pub index: Indexes,
+    /// Long-term storage; without it all data stays in the log.
+    pub storage: Option<Store>,
 }
 
 /// The running container: resolves when it has ended, `Ok` after a stop.
@@ -71,13 +77,14 @@ pub(crate) async fn open(
         rng,
         memory,
         index,
+        storage,
     } = parts;
     let Opened { epoch, log, replay } = wal.open_log(LogId(id.0)).await?;
     // Only now: whoever had the log before cannot note a checkpoint in it any more.
     let index = index.open(id).await?;
     let kept_from = replay.first().0;
     let started = Instant::now();
-    let state = recovery::recover(&*index, &log, replay, Seeded(rng.u64())).await?;
+    let mut state = recovery::recover(&*index, &log, replay, Seeded(rng.u64())).await?;
     tracing::info!(
         container = %id,
         %epoch,
@@ -87,11 +94,19 @@ pub(crate) async fn open(
         elapsed = ?started.elapsed(),
         "container recovered"
     );
+    let tier = storage.map(|store| Arc::new(Tier::new(store, epoch.0)));
+    let garbage = state.usage.take_garbage();
+    if let Some(tier) = &tier {
+        tier.unreferenced(garbage);
+    }
     let metrics = Metrics::new(id);
     metrics.state(&state);
     metrics.kept_from.set(kept_from);
     let shared = Arc::new(Shared {
         id,
+        unflushed: AtomicU64::new(0),
+        ahead: Ahead::new(state.hasher()),
+        tier,
         state: RwLock::new(state),
         log,
         index,
@@ -149,12 +164,30 @@ async fn serve(
     let shared = &ending.shared;
     let mut checkpoints = JoinSet::new();
     let own = shared.clone();
+    let flusher =
+        (shared.tier.clone()).map(|tier| Flusher::new(shared.clone(), tier, requests.clone()));
     checkpoints.spawn(async move {
         let outcome = checkpoint::run(own.clone(), requests).await;
         own.stopping.cancel();
         outcome
     });
-    let sequenced = pipeline.run(shared.stopping.clone()).await;
+    let flushing = async {
+        match flusher {
+            Some(flusher) => match flusher.run().await {
+                // It ends by itself only when the container does.
+                Ok(()) | Err(Error::Stopping | Error::OutcomeUnknown) => {
+                    std::future::pending().await
+                }
+                Err(error) => error,
+            },
+            None => std::future::pending().await,
+        }
+    };
+    let sequenced = tokio::select! {
+        biased;
+        outcome = pipeline.run(shared.stopping.clone()) => outcome,
+        error = flushing => Err(error),
+    };
     shared.stopping.cancel();
     let outcome = match checkpoints.join_next().await {
         Some(Ok(ended)) => sequenced.and(ended),

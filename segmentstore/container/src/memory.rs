@@ -1,20 +1,27 @@
 //! The process's one memory budget, and the credits that keep its users within.
 //!
 //! Fixed shares (architecture.md §2.9): a quarter for operations on their way to the log, 40 % for
-//! frames kept for readers at the tail, a quarter for frames read back from the log, the rest for the
-//! index. Operations take credit before their bytes are read: of their connection, then of the process.
+//! frames (32 % kept for readers at the tail, 8 % on their way to long-term storage), a quarter for what is
+//! read back (20 % blocks of packs, 5 % frames of the log), the rest for the index. Operations take credit before their bytes are read: of their connection, then of the process.
 //! Frames take what they need and the oldest of the process make room.
 //!
 //! An operation larger than a credit takes all of it, so it waits until it is alone and then always
 //! gets through: a credit smaller than an event slows down, but never deadlocks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::metrics::{CACHE_BYTES, CREDIT_WAITS, Count, TAIL_BYTES};
+use crate::metrics::{CACHE_BYTES, CREDIT_WAITS, Count, PACK_CACHE_BYTES, TAIL_BYTES};
 use crate::pipeline::credit::{CONNECTION_BYTES, Shares, charge};
+use crate::read::blocks::BlockCache;
 use crate::read::tail::Frames;
+
+/// What a reply may have without credit.
+const REPLY_WITHOUT_CREDIT: usize = 16 << 10;
 
 /// The process's one memory budget. Clones are the same budget.
 #[derive(Clone, Debug)]
@@ -28,6 +35,12 @@ struct Inner {
     waits: Count,
     frames: Frames,
     blocks: Frames,
+    packs: BlockCache,
+    uploads: Arc<Semaphore>,
+    /// Bytes of packs and of the log that replies on their way hold on to.
+    replies: Arc<Semaphore>,
+    /// Of each container by its owner: bytes that lie in the log only.
+    unflushed: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl MemoryBudget {
@@ -41,6 +54,10 @@ impl MemoryBudget {
             waits: Count::new(CREDIT_WAITS, None),
             frames: Frames::new(shares.frames, TAIL_BYTES),
             blocks: Frames::new(shares.blocks, CACHE_BYTES),
+            packs: BlockCache::new(shares.packs, PACK_CACHE_BYTES),
+            uploads: Arc::new(Semaphore::new(shares.uploads as usize)),
+            replies: Arc::new(Semaphore::new(charge(u64::MAX, shares.packs / 4) as usize)),
+            unflushed: Mutex::default(),
         }))
     }
 
@@ -62,6 +79,8 @@ impl MemoryBudget {
             operations: all - inner.operations.available_permits() as u64,
             frames: inner.frames.bytes(),
             blocks: inner.blocks.bytes(),
+            packs: inner.packs.bytes(),
+            uploads: inner.shares.uploads - inner.uploads.available_permits() as u64,
             credit_waits: inner.waits.get(),
         }
     }
@@ -78,6 +97,67 @@ impl MemoryBudget {
 
     pub(crate) fn blocks(&self) -> &Frames {
         &self.0.blocks
+    }
+
+    pub(crate) fn packs(&self) -> &BlockCache {
+        &self.0.packs
+    }
+
+    /// Returns the most bytes of frames that are kept.
+    pub(crate) fn frames_max(&self) -> u64 {
+        self.0.shares.frames
+    }
+
+    /// Returns the most bytes on their way to long-term storage.
+    pub(crate) fn uploads_max(&self) -> u64 {
+        self.0.shares.uploads
+    }
+
+    /// Takes credit for bytes on their way to long-term storage. Cancel-safe.
+    pub(crate) async fn upload(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let inner = &*self.0;
+        let bytes = charge(bytes, inner.shares.uploads);
+        let permit = inner.uploads.clone().acquire_many_owned(bytes).await;
+        permit.expect("is never closed")
+    }
+
+    /// Returns `data` for a reply, however long that takes to be written: as it is while there is credit
+    /// for what it holds in memory, else its beginning as a copy. So readers that do not take their
+    /// replies cost little more than these.
+    pub(crate) fn reply(&self, data: Bytes) -> Bytes {
+        struct Reply {
+            data: Bytes,
+            _permit: OwnedSemaphorePermit,
+        }
+        impl AsRef<[u8]> for Reply {
+            fn as_ref(&self) -> &[u8] {
+                &self.data
+            }
+        }
+        if data.len() <= REPLY_WITHOUT_CREDIT {
+            return Bytes::copy_from_slice(&data);
+        }
+        let bytes = charge(data.len() as u64, u64::MAX);
+        match self.0.replies.clone().try_acquire_many_owned(bytes) {
+            Ok(_permit) => Bytes::from_owner(Reply { data, _permit }),
+            Err(_) => Bytes::copy_from_slice(&data[..REPLY_WITHOUT_CREDIT]),
+        }
+    }
+
+    /// Notes how many bytes of an owner lie in the log only.
+    pub(crate) fn note_unflushed(&self, owner: u64, bytes: u64) {
+        let mut all = self.0.unflushed.lock();
+        if bytes == 0 {
+            all.remove(&owner);
+        } else {
+            all.insert(owner, bytes);
+        }
+    }
+
+    /// Returns the bytes of all owners that lie in the log only, and how many owners have some.
+    pub(crate) fn unflushed(&self) -> (u64, u64) {
+        let all = self.0.unflushed.lock();
+        (all.values().sum(), all.len() as u64)
     }
 }
 
@@ -96,6 +176,10 @@ pub struct MemoryUsage {
     pub frames: u64,
     /// Frames read back from the log.
     pub blocks: u64,
+    /// Blocks of packs.
+    pub packs: u64,
+    /// Credit held by uploads to long-term storage.
+    pub uploads: u64,
     /// How often an operation had to wait for credit, ever.
     pub credit_waits: u64,
 }

@@ -68,6 +68,18 @@ pub(crate) struct Metrics {
     pub(crate) frames: Count,
     pub(crate) frame_bytes: Count,
     pub(crate) reread_bytes: Count,
+    pub(crate) served_frames: Count,
+    pub(crate) served_log: Count,
+    pub(crate) served_packs: Count,
+    pub(crate) flushed_bytes: Count,
+    pub(crate) compacted_bytes: Count,
+    pub(crate) flush_reread_bytes: Count,
+    pub(crate) flush_failures: Count,
+    pub(crate) packs_written: Count,
+    pub(crate) packs_deleted: Count,
+    pub(crate) packs: Level,
+    pub(crate) unflushed: Level,
+    pub(crate) garbage_packs: Level,
     pub(crate) checkpoints: Count,
     pub(crate) checkpoint_bytes: Count,
     pub(crate) checkpoint_failures: Count,
@@ -89,6 +101,14 @@ impl Metrics {
         describe();
         let count = |name| Count::new(name, Some(container));
         let level = |name| Level::new(name, Some(container));
+        let served = |source| {
+            let mut labels = labels(Some(container));
+            labels.push(Label::new("source", source));
+            Count {
+                value: AtomicU64::new(0),
+                exported: counter!("segmentstore_read_bytes_total", labels),
+            }
+        };
         Self {
             appends: count("segmentstore_appends_total"),
             append_bytes: count("segmentstore_append_bytes_total"),
@@ -96,6 +116,18 @@ impl Metrics {
             frames: count("segmentstore_frames_total"),
             frame_bytes: count("segmentstore_frame_bytes_total"),
             reread_bytes: count("segmentstore_reread_bytes_total"),
+            served_frames: served("frames"),
+            served_log: served("log"),
+            served_packs: served("packs"),
+            flushed_bytes: count("segmentstore_flushed_bytes_total"),
+            compacted_bytes: count("segmentstore_compacted_bytes_total"),
+            flush_reread_bytes: count("segmentstore_flush_reread_bytes_total"),
+            flush_failures: count("segmentstore_flush_failures_total"),
+            packs_written: count("segmentstore_packs_written_total"),
+            packs_deleted: count("segmentstore_packs_deleted_total"),
+            packs: level("segmentstore_packs"),
+            unflushed: level("segmentstore_unflushed_bytes"),
+            garbage_packs: level("segmentstore_garbage_packs"),
             checkpoints: count("segmentstore_checkpoints_total"),
             checkpoint_bytes: count("segmentstore_checkpoint_bytes_total"),
             checkpoint_failures: count("segmentstore_checkpoint_failures_total"),
@@ -129,6 +161,8 @@ impl Metrics {
         self.segments.set(state.len() as u64);
         self.merged.set(state.merged.len() as u64);
         self.extents.set(state.totals.extents);
+        self.packs.set(state.usage.packs().len() as u64);
+        self.unflushed.set(state.usage.unflushed());
         self.table_entries.set(state.totals.table_entries);
         self.table_bytes.set(state.totals.table_bytes);
         self.dirty.set(state.dirty.len() as u64);
@@ -162,6 +196,7 @@ fn labels(container: Option<ContainerId>) -> Vec<Label> {
 pub(crate) const WAITERS: &str = "segmentstore_waiting_reads";
 pub(crate) const TAIL_BYTES: &str = "segmentstore_tail_bytes";
 pub(crate) const CACHE_BYTES: &str = "segmentstore_cache_bytes";
+pub(crate) const PACK_CACHE_BYTES: &str = "segmentstore_pack_cache_bytes";
 pub(crate) const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
 
 fn describe() {
@@ -214,6 +249,41 @@ fn describe() {
             "Segments that became the end of another one",
         ),
         (
+            "segmentstore_read_bytes_total",
+            Unit::Bytes,
+            "Bytes given to readers, by where they came from",
+        ),
+        (
+            "segmentstore_flushed_bytes_total",
+            Unit::Bytes,
+            "Bytes of packs written for what lay in the log",
+        ),
+        (
+            "segmentstore_compacted_bytes_total",
+            Unit::Bytes,
+            "Bytes of packs written in place of older ones",
+        ),
+        (
+            "segmentstore_flush_reread_bytes_total",
+            Unit::Bytes,
+            "Bytes read back from the log to be flushed",
+        ),
+        (
+            "segmentstore_flush_failures_total",
+            Unit::Count,
+            "Packs that were not stored at the first try",
+        ),
+        (
+            "segmentstore_packs_written_total",
+            Unit::Count,
+            "Packs written",
+        ),
+        (
+            "segmentstore_packs_deleted_total",
+            Unit::Count,
+            "Packs deleted, nobody referring to them",
+        ),
+        (
             CREDIT_WAITS,
             Unit::Count,
             "Operations that had to wait for memory before they were read",
@@ -242,7 +312,7 @@ fn describe() {
         (
             "segmentstore_tail_extents",
             Unit::Count,
-            "Runs of segments in the log; 24 bytes of memory each",
+            "Runs of segments in the log and in packs; 24 bytes of memory each",
         ),
         (
             "segmentstore_table_entries",
@@ -274,6 +344,26 @@ fn describe() {
             CACHE_BYTES,
             Unit::Bytes,
             "Memory of frames read back from the log",
+        ),
+        (
+            PACK_CACHE_BYTES,
+            Unit::Bytes,
+            "Memory of blocks of packs kept for readers",
+        ),
+        (
+            "segmentstore_packs",
+            Unit::Count,
+            "Packs that segments refer to",
+        ),
+        (
+            "segmentstore_unflushed_bytes",
+            Unit::Bytes,
+            "Bytes of segments that lie in the log only",
+        ),
+        (
+            "segmentstore_garbage_packs",
+            Unit::Count,
+            "Packs to be deleted when their grace is over",
         ),
     ];
     for (name, unit, text) in gauges {

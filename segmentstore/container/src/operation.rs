@@ -101,7 +101,7 @@ pub(crate) struct Run<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placed<'a> {
     pub(crate) pack: PackId,
-    /// Length of the object in bytes.
+    /// Bytes of all runs in the pack.
     pub(crate) size: u64,
     /// The runs, as stored.
     raw: &'a [u8],
@@ -119,13 +119,12 @@ pub(crate) struct PlacedRun {
 }
 
 /// Bytes of one run in a record.
-const PLACED_RUN: usize = 24;
+pub(crate) const PLACED_RUN: usize = 24;
 /// Bytes of a record of runs in a pack, beside the runs.
 const PLACED: usize = 24;
 
 impl<'a> Placed<'a> {
     /// Wraps what [`PlacedRun::encode`] wrote.
-    #[allow(dead_code)] // The flusher is on its way.
     pub(crate) fn new(pack: PackId, size: u64, raw: &'a [u8]) -> Self {
         debug_assert!(raw.len().is_multiple_of(PLACED_RUN));
         Self { pack, size, raw }
@@ -159,7 +158,6 @@ impl<'a> Placed<'a> {
 
 impl PlacedRun {
     /// Writes it the way [`Placed`] reads it.
-    #[allow(dead_code)] // The flusher is on its way.
     pub(crate) fn encode(&self, out: &mut impl BufMut) {
         out.put_u64_le(self.sid.0);
         out.put_u64_le(self.offset);

@@ -1,6 +1,7 @@
 //! What the handle, the sequencer and readers of one container share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use sarit_proto::ids::ContainerId;
@@ -9,8 +10,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::Triggers;
+use crate::flush::{Tier, is_due};
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::read::ahead::Ahead;
 use crate::read::waiters::Waiters;
 use crate::state::State;
 use crate::{Config, MemoryBudget};
@@ -33,6 +36,11 @@ pub(crate) struct Shared {
     /// Reads of the log at the same time; each may hold a few frames.
     pub(crate) log_reads: Semaphore,
     pub(crate) metrics: Metrics,
+    /// Long-term storage, if there is any.
+    pub(crate) tier: Option<Arc<Tier>>,
+    pub(crate) ahead: Ahead,
+    /// Bytes that lie in the log only, as last told.
+    pub(crate) unflushed: AtomicU64,
     /// Set when the container stops or has failed: nothing is answered from its state any more.
     pub(crate) stopping: CancellationToken,
     /// The order of all operations: the connection of an append, `None` for a request, and the number
@@ -42,10 +50,28 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Tells those who move data to long-term storage what has changed.
+    pub(crate) fn tier_state(&self, state: &mut State) {
+        let garbage = state.usage.take_garbage();
+        if let Some(tier) = &self.tier {
+            let unflushed = state.usage.unflushed();
+            let before = self.unflushed.swap(unflushed, Ordering::Relaxed);
+            if before != unflushed {
+                self.memory.note_unflushed(self.owner, unflushed);
+                if before == 0 || is_due(self, unflushed) {
+                    tier.wake();
+                }
+            }
+            tier.unreferenced(garbage);
+        }
+    }
+
     /// Gives the memory of all frames back.
     pub(crate) fn forget_frames(&self) {
         self.memory.frames().forget(self.owner);
         self.memory.blocks().forget(self.owner);
+        self.memory.packs().forget(self.owner);
+        self.memory.note_unflushed(self.owner, 0);
     }
 }
 

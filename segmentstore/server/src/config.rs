@@ -38,6 +38,8 @@ pub struct Config {
     pub wal: sarit_wal::Config,
     /// The containers.
     pub container: sarit_container::Config,
+    /// Long-term storage.
+    pub storage: sarit_storage::Config,
     /// The containers' index.
     pub index: Index,
     /// What one peer, and all of them, may take.
@@ -125,6 +127,7 @@ impl Default for Config {
             memory: Memory::default(),
             wal: sarit_wal::Config::default(),
             container: sarit_container::Config::default(),
+            storage: sarit_storage::Config::default(),
             index: Index::default(),
             limits: Limits::default(),
         }

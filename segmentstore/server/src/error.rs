@@ -59,6 +59,9 @@ pub enum Error {
     /// The place of the index cannot be used.
     #[error(transparent)]
     Index(sarit_container::Error),
+    /// Long-term storage cannot be used.
+    #[error("long-term storage: {0}")]
+    Storage(sarit_storage::StoreError),
     /// A container ended by itself.
     #[error("container {id}: {source}")]
     Container {

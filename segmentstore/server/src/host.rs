@@ -10,6 +10,7 @@ use std::sync::Arc;
 use sarit_container::{Container, Indexes, MemoryBudget};
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::ContainerId;
+use sarit_storage::Store;
 use sarit_wal::Wal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -54,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) rng: Rng,
     pub(crate) memory: MemoryBudget,
     pub(crate) index: Indexes,
+    pub(crate) storage: Option<Store>,
     pub(crate) config: sarit_container::Config,
 }
 
@@ -141,6 +143,7 @@ impl Host {
             rng,
             memory: parts.memory.clone(),
             index: parts.index.clone(),
+            storage: parts.storage.clone(),
         };
         let opened = Container::open(id, &parts.wal, own, parts.config.clone()).await;
         let (container, mut running) = match opened {

@@ -29,6 +29,7 @@ mod routing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sarit_container::{Indexes, MemoryBudget, SlateStore};
 use sarit_env::{Clock, Disk, Listener, Net, Rng};
@@ -48,6 +49,10 @@ use crate::connection::Shared;
 use crate::directory::Directory;
 use crate::host::Host;
 
+/// Pauses between two tries to reach long-term storage at start.
+const PROBE_PAUSE_MIN: Duration = Duration::from_millis(500);
+const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// The outside world of a segment store.
 #[derive(Clone)]
 pub struct Parts {
@@ -59,6 +64,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Randomness.
     pub rng: Rng,
+    /// Long-term storage; without it, the one that the settings name.
+    pub storage: Option<sarit_storage::Store>,
 }
 
 /// A segment store that listens. Dropping it ends everything at once, as a crash would.
@@ -113,6 +120,10 @@ async fn start_with(
     let containers = config.containers();
     let directory = Directory::open(&*parts.disk, &config.data, containers, &parts.rng).await?;
     let address = config.listen;
+    let storage = match &parts.storage {
+        Some(storage) => storage.clone(),
+        None => open_storage(&config)?,
+    };
     let listening = |source| Error::Listen { address, source };
     let listener = parts.net.listen(address).await.map_err(listening)?;
     let local = listener.local_addr().map_err(listening)?;
@@ -131,9 +142,14 @@ async fn start_with(
         advertised = format!("{}:{}", advertised.0, advertised.1),
         containers = directory.format.containers,
         data = %config.data.display(),
+        %storage,
         "segment store listens"
     );
     let mut tasks = JoinSet::new();
+    let parts = Parts {
+        storage: Some(storage),
+        ..parts
+    };
     let store = Store {
         config,
         parts,
@@ -288,19 +304,64 @@ async fn open_containers(
         .await?
         .clone();
     let index = open_index(&config, &parts, &inspect)?;
+    let (storage, nonce) = (parts.storage, parts.rng.u128());
     let own = host::Parts {
         index,
         wal: wal.clone(),
         clock: parts.clock,
         rng: parts.rng,
         memory: inspect.memory,
+        storage: storage.clone(),
         config: config.container,
     };
     tokio::select! {
         biased;
         ended = inspect.host.run(own, stop) => ended,
         error = wal.failed() => Err(error.into()),
+        error = probe(storage, nonce) => Err(error),
     }
+}
+
+/// Opens long-term storage where the settings say, and removes what a crash left there.
+fn open_storage(config: &Config) -> Result<sarit_storage::Store, Error> {
+    let store = sarit_storage::Store::open(&config.storage, &config.data)
+        .map_err(|error| Error::Config(error.to_string()))?;
+    if config.storage.url.is_none() {
+        let removed = sarit_storage::remove_unfinished(&config.data);
+        let io = |source| Error::Io {
+            what: "remove unfinished uploads".to_owned(),
+            source,
+        };
+        match removed.map_err(io)? {
+            0 => {}
+            removed => info!(removed, "unfinished uploads removed"),
+        }
+    }
+    Ok(store)
+}
+
+/// Finds out whether long-term storage can be relied on, as soon as it answers. Resolves only if not.
+async fn probe(storage: Option<sarit_storage::Store>, nonce: u128) -> Error {
+    let Some(storage) = storage else {
+        return std::future::pending().await;
+    };
+    let mut pause = PROBE_PAUSE_MIN;
+    // A name for each try: the answer to the one before may have been lost.
+    let mut attempt = 0;
+    loop {
+        match storage.probe(nonce.wrapping_add(attempt)).await {
+            Ok(()) => break,
+            Err(source) if source.is_retryable() => {
+                tracing::warn!(%storage, error = %source, "long-term storage does not answer");
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(PROBE_PAUSE_MAX);
+                attempt += 1;
+            }
+            Err(source) => return Error::Storage(source),
+        }
+    }
+    tracing::debug!(%storage, "long-term storage answers");
+    std::future::pending().await
 }
 
 async fn open_log(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<Wal, Error> {

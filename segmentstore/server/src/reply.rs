@@ -164,6 +164,7 @@ impl Refused<'_> {
             | Error::OutcomeUnknown
             | Error::Wal(_)
             | Error::Index(_)
+            | Error::Storage(_)
             | Error::DamagedIndex(_)
             | Error::Broken { .. } => {
                 return Err(Close::Container);

@@ -28,6 +28,7 @@ use sarit_proto::key_range::KeyRange;
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::{RateUnit, ScalingPolicy, StreamConfig};
 use sarit_segmentstore::Meters;
+use sarit_storage::memory::Memory as Objects;
 use tokio_util::sync::CancellationToken;
 use turmoil::Builder;
 
@@ -182,6 +183,8 @@ async fn store(shared: Arc<Mutex<Shared>>, rng: Rng, disk: SimDisk) -> turmoil::
         disk,
         clock: clock(),
         rng,
+        // No host crashes here, so it need not outlive one.
+        storage: Some(Objects::new(Rng::seeded(1)).store()),
     };
     let running = sarit_segmentstore::start(config, parts, CancellationToken::new()).await?;
     shared.lock().meters = Some(running.inspect().meters());

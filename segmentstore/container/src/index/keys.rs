@@ -9,7 +9,7 @@
 //! 04 | sid | attribute id  → i64
 //! 05 | sid | key           → version u64 | value
 //! 07 | sid | source hash   → merged_ms i64
-//! 08 | pack                → bytes in use u64 | length of the object u64
+//! 08 | pack                → bytes in use u64 | bytes of all its runs u64
 //! ```
 
 use std::ops::Range;

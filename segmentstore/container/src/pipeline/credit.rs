@@ -16,6 +16,10 @@ pub(crate) struct Shares {
     pub(crate) frames: u64,
     /// Frames read back from the log.
     pub(crate) blocks: u64,
+    /// Blocks of packs.
+    pub(crate) packs: u64,
+    /// Data on its way to long-term storage.
+    pub(crate) uploads: u64,
     /// The index: what it read, and what is on its way to it.
     pub(crate) index: u64,
 }
@@ -26,8 +30,10 @@ impl Shares {
         let bytes = bytes.max(BUDGET_BYTES_MIN);
         Self {
             operations: (bytes / 4).min(CREDIT_BYTES_MAX),
-            frames: bytes / 5 * 2,
-            blocks: bytes / 4,
+            frames: bytes / 100 * 32,
+            blocks: bytes / 100 * 5,
+            packs: bytes / 100 * 20,
+            uploads: (bytes / 100 * 8).min(CREDIT_BYTES_MAX),
             index: bytes / 10,
         }
     }
@@ -47,7 +53,9 @@ mod tests {
     fn shares_stay_within_the_budget() {
         for bytes in [0, 1 << 20, 256 << 20, 1 << 40] {
             let shares = Shares::of(bytes);
-            let sum = shares.operations + shares.frames + shares.blocks + shares.index;
+            let read = shares.blocks + shares.packs;
+            let frames = shares.frames + shares.uploads;
+            let sum = shares.operations + frames + read + shares.index;
             assert!(sum <= bytes.max(BUDGET_BYTES_MIN), "{bytes}: {shares:?}");
         }
     }

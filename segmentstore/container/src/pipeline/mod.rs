@@ -29,7 +29,7 @@ use self::reply::{Answer, Destination, Reply, appended};
 use self::request::Next;
 pub(crate) use self::request::{Filler, Request, Wish};
 use self::window::Window;
-use crate::operation::{Operation, Records};
+use crate::operation::{Operation, Placed, Records};
 use crate::shared::Shared;
 use crate::state::admit::{Intent, Verdict};
 use crate::state::{Effect, Sid, Speculation};
@@ -364,6 +364,21 @@ impl Pipeline {
                 caller,
                 speculation.table_remove(state, &name, &keys, length, out),
             ),
+            Wish::Place {
+                compact,
+                pack,
+                size,
+                runs,
+                caller,
+            } => {
+                let placed = Placed::new(pack, size, &runs);
+                let operation = if compact {
+                    Operation::Compact(placed)
+                } else {
+                    Operation::FlushCommit(placed)
+                };
+                Answer::Nothing(caller, speculation.place(&operation, out))
+            }
             Wish::CheckpointEnd(applied, caller) => {
                 speculation.checkpoint_end(applied, out);
                 Answer::Nothing(caller, Ok(()))
@@ -490,6 +505,7 @@ impl Pipeline {
             state.next_seq = flight.last_seq + 1;
             state.frame = number;
             shared.metrics.state(&state);
+            shared.tier_state(&mut state);
             shared
                 .checkpoints
                 .grown(flight.bytes, state.dirty.len(), &shared.config);

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sarit_proto::ids::AttributeId;
 use sarit_proto::wire::field::{TableEntry, TableKey};
+use sarit_storage::PackId;
 
 use super::reply::{Caller, Destination};
 use crate::index::entries::Applied;
@@ -56,6 +58,16 @@ pub(crate) enum Wish {
     OverwriteAttributes(Vec<(AttributeId, i64)>, Caller<()>),
     TableUpdate(Vec<TableEntry>, Option<i64>, Caller<Vec<i64>>),
     TableRemove(Vec<TableKey>, Option<i64>, Caller<()>),
+    /// Notes that bytes lie in a pack, which is stored.
+    Place {
+        compact: bool,
+        pack: PackId,
+        /// Bytes of all runs.
+        size: u64,
+        /// Where they lie, as in the record.
+        runs: Bytes,
+        caller: Caller<()>,
+    },
     CheckpointEnd(Applied, Caller<()>),
     Merge {
         sources: Vec<Arc<str>>,
@@ -75,7 +87,7 @@ impl Wish {
     /// Returns whether the container itself asks.
     #[cfg(test)]
     pub(super) fn is_own(&self) -> bool {
-        matches!(self, Self::CheckpointEnd(..))
+        matches!(self, Self::CheckpointEnd(..) | Self::Place { .. })
     }
 
     /// Answers that nothing was done.
@@ -88,7 +100,8 @@ impl Wish {
             | Self::Delete { caller, .. }
             | Self::OverwriteAttributes(_, caller)
             | Self::CheckpointEnd(_, caller)
-            | Self::TableRemove(.., caller) => drop(caller.send(Err(STOPPING))),
+            | Self::TableRemove(.., caller)
+            | Self::Place { caller, .. } => drop(caller.send(Err(STOPPING))),
             Self::Seal(caller) => drop(caller.send(Err(STOPPING))),
             Self::UpdateAttribute(.., caller) => drop(caller.send(Err(STOPPING))),
             Self::TableUpdate(.., caller) => drop(caller.send(Err(STOPPING))),
@@ -111,6 +124,7 @@ impl Wish {
             Self::Merge {
                 sources, updates, ..
             } => sources.len() * SOURCE + updates.len() * ATTRIBUTE,
+            Self::Place { runs, .. } => runs.len(),
             Self::Seal(_)
             | Self::Truncate(..)
             | Self::Delete { .. }

@@ -1,16 +1,20 @@
 //! One read of one segment.
 //!
-//! A reply is filled from one kind of source: frames in memory, or the log. It is short where the kind
-//! changes; the client's next read goes on behind. One large piece is passed on without a copy.
+//! A reply is filled from one kind of source: frames in memory, the log, or packs. It is short where the
+//! kind changes; the client's next read goes on behind. One large piece is passed on without a copy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sarit_proto::ids::Offset;
+use sarit_storage::{BLOCK_BYTES, StoreError};
+use sarit_wal::Error::NoSuchFrame;
 use sarit_wal::{Frame, FrameNo};
 use tokio::time::{Instant, sleep_until};
 
+use super::ahead;
+use super::blocks::PackKey;
 use super::waiters::Waiter;
 use crate::shared::Shared;
 use crate::state::{Extent, Medium, Segment, Sid};
@@ -22,6 +26,13 @@ const PIECE_WITHOUT_COPY: usize = 32 << 10;
 const EXTENTS_MAX: usize = 1024;
 /// An extent of at least this many bytes is read from the log without its frame.
 const EXTENT_WITHOUT_FRAME: u32 = 256 << 10;
+/// How often a read asks long-term storage again, with twice the pause each time: 6 s in all.
+const RETRIES_MAX: u32 = 7;
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How often a read looks at the state anew.
+const LOOKS_MAX: u32 = 3;
+/// Extents behind a reply that are looked at for what to fetch ahead.
+const FOLLOWING_MAX: usize = 64;
 /// How long a reader waits that found no place among the parked ones.
 const UNPARKED_WAIT: Duration = Duration::from_secs(1);
 
@@ -38,7 +49,10 @@ enum Step {
 }
 
 struct Plan {
+    sid: Sid,
     pieces: Vec<Extent>,
+    /// Where what follows them lies, as far as it is worth fetching now.
+    following: Vec<Extent>,
     offset: u64,
     /// Length of the segment.
     length: u64,
@@ -56,10 +70,19 @@ pub(crate) async fn read(
     let max = max.clamp(1, shared.config.read_bytes.max(1));
     let deadline = Instant::now() + wait.min(WAIT_MAX);
     let mut parked = None;
+    let mut looks = 1;
     loop {
         match step(shared, name, offset.0, max, parked)? {
             Step::Answer(read) => return Ok(read),
-            Step::Fetch(plan) => return fetch(shared, plan, max).await,
+            Step::Fetch(plan) => match fetch(shared, plan, max).await {
+                // Moved or truncated since we looked, and the old place is gone: look again.
+                Err(Error::Storage(StoreError::Missing(_)) | Error::Wal(NoSuchFrame { .. }))
+                    if looks < LOOKS_MAX =>
+                {
+                    looks += 1;
+                }
+                outcome => return outcome,
+            },
             Step::Park(..) if shared.stopping.is_cancelled() || Instant::now() >= deadline => {
                 return Ok(Read::nothing_yet());
             }
@@ -145,25 +168,129 @@ fn step(
             given: Offset(offset),
         });
     }
-    Ok(Step::Fetch(plan(segment, offset, max)))
+    Ok(Step::Fetch(plan(sid, segment, offset, max)))
 }
 
-fn plan(segment: &Segment, offset: u64, max: usize) -> Plan {
+fn plan(sid: Sid, segment: &Segment, offset: u64, max: usize) -> Plan {
     let end = offset.saturating_add(max as u64);
-    let extents = segment.extents_from(offset).iter().take(EXTENTS_MAX);
-    let pieces = extents
+    let all = segment.extents_from(offset);
+    let extents = all.iter().take(EXTENTS_MAX);
+    let pieces: Vec<_> = extents
         .take_while(|extent| extent.offset < end)
         .map(|extent| extent.part(extent.offset.max(offset)..extent.end().min(end)))
         .collect();
+    let in_pack = |extent: &&Extent| extent.place.in_frame().is_none();
+    let following = all.iter().take_while(in_pack).take(FOLLOWING_MAX);
+    let following = following.copied().collect();
     Plan {
+        sid,
         pieces,
+        following,
         offset,
         length: segment.length,
         sealed: segment.sealed,
     }
 }
 
-async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
+async fn fetch(shared: &Arc<Shared>, plan: Plan, max: usize) -> Result<Read, Error> {
+    let metrics = &shared.metrics;
+    let (data, source) = match plan.pieces[0].place.medium() {
+        Medium::Pack(_) => (from_packs(shared, &plan, max).await?, &metrics.served_packs),
+        Medium::Frame(_) => {
+            let (data, from_log) = from_frames(shared, &plan, max).await?;
+            let source = if from_log {
+                &metrics.served_log
+            } else {
+                &metrics.served_frames
+            };
+            (data, source)
+        }
+    };
+    let data = if std::ptr::eq(source, &metrics.served_frames) {
+        data
+    } else {
+        shared.memory.reply(data)
+    };
+    source.add(data.len() as u64);
+    let reached = plan.offset + data.len() as u64 >= plan.length;
+    Ok(Read {
+        data,
+        at_tail: reached && !plan.sealed,
+        end_of_segment: reached && plan.sealed,
+    })
+}
+
+/// Reads as far as the pieces lie in packs, and has what follows fetched if the reader goes in order.
+async fn from_packs(shared: &Arc<Shared>, plan: &Plan, max: usize) -> Result<Bytes, Error> {
+    let Some(tier) = &shared.tier else {
+        let missing = "long-term storage is not configured, and data lies there";
+        return Err(Error::Storage(StoreError::Config(missing.to_owned())));
+    };
+    let mut parts: Vec<Bytes> = Vec::new();
+    let (mut sum, mut retries) = (0, 0);
+    'pieces: for piece in &plan.pieces {
+        let Medium::Pack(id) = piece.place.medium() else {
+            break;
+        };
+        let name = id.name(shared.id.0).map_err(|e| Error::Storage(e.into()))?;
+        let owner = shared.owner;
+        let key = PackKey { owner, id };
+        let mut position = u64::from(piece.position);
+        let end = position + u64::from(piece.length);
+        while position < end {
+            let number = |position: u64| u32::try_from(position).expect("below 2^32 bytes");
+            let block = number(position / BLOCK_BYTES);
+            let wanted = number(end.div_ceil(BLOCK_BYTES)) - block;
+            let from = (position % BLOCK_BYTES) as usize;
+            let least = (BLOCK_BYTES as usize - from).min((end - position) as usize);
+            if sum > 0 && least >= PIECE_WITHOUT_COPY {
+                break 'pieces;
+            }
+            let packs = shared.memory.packs();
+            let bytes = match packs.get(&tier.store, name, key, block, wanted).await {
+                Ok(bytes) => bytes,
+                // What is there is an answer; the next read begins with what is not.
+                Err(_) if sum > 0 => break 'pieces,
+                Err(error) if error.is_retryable() && retries < RETRIES_MAX => {
+                    tokio::time::sleep(RETRY_PAUSE * 2_u32.pow(retries)).await;
+                    retries += 1;
+                    continue;
+                }
+                Err(error) => return Err(Error::Storage(error)),
+            };
+            let to = bytes.len().min(from + (end - position) as usize);
+            if from >= to {
+                let short = format!("{name} ends before {position}");
+                return Err(Error::Storage(StoreError::Missing(short)));
+            }
+            position += (to - from) as u64;
+            sum += to - from;
+            parts.push(bytes.slice(from..to));
+            if to - from >= PIECE_WITHOUT_COPY {
+                break 'pieces;
+            }
+        }
+    }
+    let data = match parts.len() {
+        1 => parts.pop().expect("there is one"),
+        _ => {
+            let mut gathered = BytesMut::with_capacity(sum.min(max));
+            for part in &parts {
+                gathered.put_slice(part);
+            }
+            gathered.freeze()
+        }
+    };
+    let to = plan.offset + data.len() as u64;
+    let window = shared.ahead.note(plan.sid, plan.offset, to);
+    if window > 0 {
+        ahead::fetch(shared, &plan.following, to, window);
+    }
+    Ok(data)
+}
+
+/// Reads as far as the pieces lie in frames of one kind; says whether that was the log.
+async fn from_frames(shared: &Shared, plan: &Plan, max: usize) -> Result<(Bytes, bool), Error> {
     let mut gathered = BytesMut::new();
     let mut data = Bytes::new();
     let mut from_log = None;
@@ -202,12 +329,7 @@ async fn fetch(shared: &Shared, plan: Plan, max: usize) -> Result<Read, Error> {
     if !gathered.is_empty() {
         data = gathered.freeze();
     }
-    let reached = plan.offset + data.len() as u64 >= plan.length;
-    Ok(Read {
-        data,
-        at_tail: reached && !plan.sealed,
-        end_of_segment: reached && plan.sealed,
-    })
+    Ok((data, from_log.unwrap_or_default()))
 }
 
 fn cached(shared: &Shared, frame: u64, piece: &Extent) -> Option<Bytes> {

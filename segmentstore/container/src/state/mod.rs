@@ -241,8 +241,12 @@ impl State {
                 segment.modified_ms = time_ms;
                 Ok(Effect::None)
             }
-            Operation::FlushCommit(placed) | Operation::Compact(placed) => {
-                self.place(placed);
+            Operation::FlushCommit(placed) => {
+                self.place(placed, false);
+                Ok(Effect::None)
+            }
+            Operation::Compact(placed) => {
+                self.place(placed, true);
                 Ok(Effect::None)
             }
             Operation::CheckpointEnd { .. } => Ok(Effect::None),
@@ -274,14 +278,31 @@ impl State {
         }
     }
 
+    /// Notes what is not durable.
+    #[cfg(planted = "flush_before_commit")]
+    pub(crate) fn place_unlogged(&mut self, placed: Placed<'_>) {
+        self.place(placed, false);
+    }
+
     /// Notes that bytes of segments lie in a pack from now on. Segments that are gone stay gone.
-    fn place(&mut self, placed: Placed<'_>) {
+    fn place(&mut self, placed: Placed<'_>, _compact: bool) {
         let place = Place::pack(placed.pack);
         for run in placed.runs() {
             let Some(segment) = self.segments.get_mut(&run.sid) else {
                 continue;
             };
             self.dirty.touch(run.sid, segment);
+            #[cfg(planted = "stale_extent")]
+            if _compact && run.position == 0 {
+                // The old place stays, though its pack is counted as not used by it.
+                let from = segment.extents_from(run.offset).iter();
+                for extent in from.take_while(|e| e.end() <= run.offset + u64::from(run.length)) {
+                    if extent.place.in_frame().is_none() {
+                        self.usage.drop(extent);
+                    }
+                }
+                continue;
+            }
             let before = segment.extents.len() as u64;
             let moved = Extent {
                 offset: run.offset,

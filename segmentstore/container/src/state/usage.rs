@@ -25,7 +25,7 @@ pub(crate) struct Usage {
 /// How much of a pack is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PackUse {
-    /// Length of the object in bytes, 0 if unknown.
+    /// Bytes of segments that were put into it, 0 if unknown.
     pub(crate) size: u64,
     /// Bytes that segments refer to.
     pub(crate) live: u64,
@@ -40,7 +40,6 @@ struct FrameBytes {
     sum: u64,
 }
 
-#[allow(dead_code)] // The flusher and the index are on their way.
 impl Usage {
     /// Counts an extent that a segment got.
     pub(crate) fn add(&mut self, extent: &Extent) {
@@ -83,7 +82,7 @@ impl Usage {
         self.packs.insert(id, used);
     }
 
-    /// Notes the length of a pack's object, or that nobody refers to it from the start.
+    /// Notes how much was put into a pack, or that nobody refers to it from the start.
     pub(crate) fn sized(&mut self, id: PackId, size: u64) {
         match self.packs.get_mut(&id) {
             Some(used) => {

@@ -13,19 +13,21 @@ use sarit_env::sim::{DiskFaults, SimDisk};
 use sarit_env::{Clock, Disk, Rng};
 use sarit_proto::ids::{AttributeId, ContainerId, NULL_ATTRIBUTE, WriterId};
 use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
+use sarit_storage::memory::{Faults, Memory as Objects};
 use sarit_wal::memory::{Memory, MemoryFaults};
 use sarit_wal::{LogId, Wal};
 use slatedb::object_store::memory::InMemory;
 use tokio::sync::{mpsc, oneshot};
 
 use super::model::{Answer, Model, Operation, Segment};
+use crate::index::snapshot::Snapshot;
 use crate::pipeline::reply::Caller;
 use crate::pipeline::{Request, Wish};
 use crate::recovery;
 use crate::state::Seeded;
 use crate::{
-    AppendOp, Appender, AttributeUpdate, Config, Container, Error, Indexes, Kind, MemoryBudget,
-    Offset, Outcomes, Parts, Permit, Running, SlateStore, SnapshotMemory,
+    AppendOp, Appender, AttributeUpdate, Config, Container, Error, Flush, Indexes, Kind,
+    MemoryBudget, Offset, Outcomes, Parts, Permit, Running, SlateStore, SnapshotMemory,
 };
 
 const CONNECTIONS: u64 = 3;
@@ -35,10 +37,11 @@ const NAMES: [&str; 7] = ["a", "b", "c", "d", "t", "u", TRANSIENT];
 const TRANSIENT: &str =
     "a#transient.00000000000000000000000000000001.00000000000000000000000000000002";
 
-/// Where log and index live; outlives the container.
+/// Where log, index and packs live; outlives the container.
 struct Store {
     log: Log,
     index: Indexes,
+    objects: Objects,
 }
 
 enum Log {
@@ -161,6 +164,19 @@ impl Life {
             rng: rng.split(),
             memory: MemoryBudget::default(),
             index: store.index.clone(),
+            storage: Some(store.objects.store()),
+        };
+        let flush = Flush {
+            bytes: 1500,
+            period_ms: 1 + rng.below(5),
+            big_bytes: 500,
+            big_pack_bytes: 3000,
+            uploads: 1 + rng.below(3) as usize,
+            compact_ms: 1 + rng.below(8),
+            live_percent: 70,
+            extents: 3,
+            grace_ms: rng.below(4),
+            sweep_ms: 1 + rng.below(20),
         };
         let config = Config {
             frame_bytes: 512,
@@ -168,6 +184,7 @@ impl Life {
             checkpoint_bytes: 2_000 + rng.below(20_000),
             checkpoint_segments: 1_000,
             check_cuts: true,
+            flush,
             ..Config::default()
         };
         let opened = Container::open(ContainerId(3), &wal, parts, config).await;
@@ -201,9 +218,24 @@ impl Life {
             50..80 => self.request(),
             80..88 => self.peek().await,
             88..96 => tokio::time::sleep(Duration::from_micros(self.rng.below(3000))).await,
-            96.. => store.slow(Duration::from_micros(
+            96..98 => store.slow(Duration::from_micros(
                 self.rng.below(4) * self.rng.below(1000),
             )),
+            98 => tokio::time::sleep(Duration::from_millis(self.rng.below(300))).await,
+            99.. => store.objects.set_faults(self.faults()),
+        }
+    }
+
+    /// What goes wrong with long-term storage from now on; mostly nothing.
+    fn faults(&self) -> Faults {
+        let rng = &self.rng;
+        let some = |often: f64| if rng.chance(0.4) { often } else { 0.0 };
+        Faults {
+            refuse: some(0.3),
+            lose_answer: some(0.3),
+            stall: some(0.3),
+            stall_time: Duration::from_micros(rng.below(5000)),
+            overwrite: false,
         }
     }
 
@@ -349,7 +381,17 @@ impl Life {
     /// Looks at one segment through the public API.
     async fn peek(&mut self) {
         let name = self.name();
-        let seen = look(&self.container, &name).await;
+        let next_seq = || self.container.0.shared.state.read().next_seq;
+        let before = next_seq();
+        let looked = look(&self.container, &name).await;
+        if next_seq() != before {
+            // It was not one moment that was looked at: packs may take their time.
+            return;
+        }
+        let seen = match looked {
+            Err(Error::Storage(error)) if error.is_retryable() => return,
+            looked => looked.expect("can be read"),
+        };
         let at = self.container.0.shared.trace.lock().len();
         self.peeks.push(Peek { name, seen, at });
     }
@@ -465,21 +507,23 @@ fn visible(segment: &Segment) -> Segment {
     seen
 }
 
-async fn look(container: &Container, name: &Arc<str>) -> Option<Segment> {
+async fn look(container: &Container, name: &Arc<str>) -> Result<Option<Segment>, Error> {
     let state = container.0.shared.state.read().clone();
-    let (_, segment) = state.find(name)?;
+    let Some((_, segment)) = state.find(name) else {
+        return Ok(None);
+    };
     let mut seen = Segment::from_state(segment);
     let mut offset = segment.start;
     while offset < segment.length && segment.table.is_none() {
         let read = container.read(name, Offset(offset), 100, Duration::ZERO);
-        let read = read.await.expect("is there");
+        let read = read.await?;
         assert!(!read.data.is_empty());
         let left = (segment.length - offset) as usize;
         seen.bytes
             .extend_from_slice(&read.data[..read.data.len().min(left)]);
         offset += read.data.len() as u64;
     }
-    Some(seen)
+    Ok(Some(seen))
 }
 
 impl Segment {
@@ -603,15 +647,16 @@ fn to_wish(operation: &Operation) -> (Wish, Waiting) {
 }
 
 /// Lives several lives over one log and returns a number that tells runs apart.
-async fn history(seed: u64, store: fn(&Rng) -> Store) -> u64 {
+async fn history(seed: u64, store: fn(&Rng) -> Store, flushes: &mut Flushes) -> u64 {
     let rng = Rng::seeded(seed);
     let store = store(&rng);
     let mut model = Model::default();
     let mut digest = 0_u64;
     for _ in 0..3 {
+        store.objects.set_faults(Faults::default());
         let mut life = Life::open(rng.split(), &store).await;
         for (name, segment) in &model.0 {
-            let seen = look(&life.container, name).await;
+            let seen = look(&life.container, name).await.expect("can be read");
             assert_eq!(seen, Some(visible(segment)), "{name} after recovery");
         }
         let count = life.container.0.shared.state.read().len();
@@ -640,34 +685,61 @@ async fn history(seed: u64, store: fn(&Rng) -> Store) -> u64 {
         }
         life.collect();
         let last = life.container.digest();
+        let live = life.container.0.shared.state.read().next_seq;
+        tally(&life.container, flushes);
         // Whoever opens the log next is alone with it, as after a real crash.
         let ended = life.end();
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let durable = durable(&store, &rng).await;
+        let (durable, recovered) = durable(&store, &rng).await;
+        if durable == live {
+            // Nobody, not even the container itself, may have relied on what is not in the log.
+            assert_eq!(recovered, last, "the state as of operation {live}");
+        }
         digest = digest.rotate_left(7) ^ last ^ durable;
         model = ended.verify(model, durable, !crash);
     }
     digest
 }
 
-/// Returns the number of the operation behind the last one that the log holds.
-async fn durable(store: &Store, rng: &Rng) -> u64 {
+fn tally(container: &Container, flushes: &mut Flushes) {
+    let metrics = &container.0.shared.metrics;
+    flushes.flushed += u64::from(metrics.flushed_bytes.get() > 0);
+    flushes.compacted += u64::from(metrics.compacted_bytes.get() > 0);
+    flushes.deleted += u64::from(metrics.packs_deleted.get() > 0);
+    flushes.failed += u64::from(metrics.flush_failures.get() > 0);
+    flushes.served += u64::from(metrics.served_packs.get() > 0);
+}
+
+/// In how many lives something happened in long-term storage.
+#[derive(Debug, Default)]
+struct Flushes {
+    flushed: u64,
+    compacted: u64,
+    deleted: u64,
+    failed: u64,
+    served: u64,
+}
+
+/// Returns the number of the operation behind the last one that the log holds, and the digest of the
+/// state behind it.
+async fn durable(store: &Store, rng: &Rng) -> (u64, u64) {
     let wal = store.wal(rng).await;
     let opened = wal.open_log(LogId(3)).await.expect("opens");
     let index = store.index.open(ContainerId(3)).await.expect("opens");
     let state = recovery::recover(&*index, &opened.log, opened.replay, Seeded(1)).await;
     index.close().await;
     wal.close().await.expect("the disk works");
-    state.expect("the log is whole").next_seq
+    let state = state.expect("the log is whole");
+    (state.next_seq, Snapshot::of(&state).digest())
 }
 
-fn run(seed: u64, store: fn(&Rng) -> Store) -> u64 {
+fn run(seed: u64, store: fn(&Rng) -> Store, flushes: &mut Flushes) -> u64 {
     println!("seed {seed}: replay with SARIT_SEED={seed}");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
-    let history = history(seed, store);
+    let history = history(seed, store, flushes);
     runtime.expect("a runtime").block_on(history)
 }
 
@@ -678,10 +750,11 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-fn in_memory(_: &Rng) -> Store {
+fn in_memory(rng: &Rng) -> Store {
     Store {
         log: Log::Memory(Memory::default()),
         index: Indexes::memory(&SnapshotMemory::default()),
+        objects: Objects::new(rng.split()),
     }
 }
 
@@ -689,42 +762,65 @@ fn on_disk(rng: &Rng) -> Store {
     let disk = SimDisk::new(rng.split());
     let index = Indexes::files(Arc::new(disk.clone()), "/data/index".into());
     let log = Log::Disk(disk);
-    Store { log, index }
+    let objects = Objects::new(rng.split());
+    Store {
+        log,
+        index,
+        objects,
+    }
 }
 
-fn on_slate(_: &Rng) -> Store {
+fn on_slate(rng: &Rng) -> Store {
     let clock = Clock::from_fn(|| 1_700_000_000_000);
     Store {
         log: Log::Memory(Memory::default()),
         index: Indexes::slate(SlateStore::new(Arc::new(InMemory::new()), 1 << 20, clock)),
+        objects: Objects::new(rng.split()),
     }
 }
 
 #[test]
 fn every_answer_is_that_of_a_serial_container_and_outlives_a_crash() {
-    for seed in seeds() {
-        run(seed, in_memory);
+    let mut flushes = Flushes::default();
+    let seeds = seeds();
+    for seed in &seeds {
+        run(*seed, in_memory, &mut flushes);
+    }
+    println!("lives with: {flushes:?}");
+    if seeds.len() > 10 {
+        let Flushes {
+            flushed,
+            compacted,
+            deleted,
+            failed,
+            served,
+        } = flushes;
+        let least = [flushed, compacted, deleted, failed, served]
+            .into_iter()
+            .min();
+        assert!(least > Some(10), "{flushes:?}");
     }
 }
 
 #[test]
 fn every_answer_outlives_a_crash_with_its_index_in_slatedb() {
     for seed in seeds() {
-        run(seed, on_slate);
+        run(seed, on_slate, &mut Flushes::default());
     }
 }
 
 #[test]
 fn every_answer_outlives_a_power_cut() {
     for seed in seeds() {
-        run(seed, on_disk);
+        run(seed, on_disk, &mut Flushes::default());
     }
 }
 
 #[test]
 fn one_seed_gives_one_history() {
     for store in [in_memory, on_disk] {
-        assert_eq!(run(7, store), run(7, store));
-        assert_ne!(run(7, store), run(8, store));
+        let run = |seed| run(seed, store, &mut Flushes::default());
+        assert_eq!(run(7), run(7));
+        assert_ne!(run(7), run(8));
     }
 }

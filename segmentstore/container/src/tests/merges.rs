@@ -26,6 +26,7 @@ async fn open(memory: &Memory, index: &SnapshotMemory) -> (Container, Running) {
         clock: Clock::from_fn(|| 5),
         rng: Rng::seeded(1),
         memory: MemoryBudget::default(),
+        storage: None,
     };
     let wal = Wal::memory(memory);
     let opened = Container::open(ContainerId(3), &wal, parts, Config::default()).await;

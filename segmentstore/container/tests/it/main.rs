@@ -7,6 +7,7 @@
 
 mod append;
 mod failure;
+mod flush;
 mod pressure;
 mod read;
 mod segments;

@@ -11,6 +11,7 @@ use sarit_container::{
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::{ContainerId, WriterId};
 use sarit_proto::wire::append::AppendData;
+use sarit_storage::Store;
 use sarit_wal::Wal;
 use sarit_wal::memory::Memory;
 use tokio::sync::mpsc;
@@ -23,6 +24,8 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) container: Container,
     pub(crate) running: Running,
+    /// Long-term storage, in tests that have it.
+    pub(crate) storage: Option<Store>,
 }
 
 /// A connection with appends.
@@ -43,11 +46,32 @@ impl World {
         opened.expect("opens")
     }
 
+    pub(crate) async fn with_objects(
+        objects: &sarit_storage::memory::Memory,
+        config: Config,
+        budget: MemoryBudget,
+    ) -> Self {
+        let (memory, index) = (Memory::default(), SnapshotMemory::default());
+        let storage = Some(objects.store());
+        let opened = Self::open_with(memory, index, config, budget, storage).await;
+        opened.expect("opens")
+    }
+
     pub(crate) async fn open(
         memory: Memory,
         index: SnapshotMemory,
         config: Config,
         budget: MemoryBudget,
+    ) -> Result<Self, Error> {
+        Self::open_with(memory, index, config, budget, None).await
+    }
+
+    async fn open_with(
+        memory: Memory,
+        index: SnapshotMemory,
+        config: Config,
+        budget: MemoryBudget,
+        storage: Option<Store>,
     ) -> Result<Self, Error> {
         let wal = Wal::memory(&memory);
         let parts = Parts {
@@ -55,6 +79,7 @@ impl World {
             rng: Rng::seeded(1),
             memory: budget.clone(),
             index: Indexes::memory(&index),
+            storage: storage.clone(),
         };
         let (container, running) =
             Container::open(ContainerId(0), &wal, parts, config.clone()).await?;
@@ -65,16 +90,17 @@ impl World {
             config,
             container,
             running,
+            storage,
         })
     }
 
     /// Opens the log again, as after a crash of the process that was idle.
     pub(crate) async fn reopen(self) -> Self {
         let (memory, config, budget) = (self.memory, self.config, self.budget);
-        let index = self.index;
+        let (index, storage) = (self.index, self.storage);
         let digest = self.container.digest();
         drop((self.container, self.running));
-        let again = Self::open(memory, index, config, budget).await;
+        let again = Self::open_with(memory, index, config, budget, storage).await;
         let again = again.expect("opens again");
         assert_eq!(
             again.container.digest(),

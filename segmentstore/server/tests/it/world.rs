@@ -40,6 +40,7 @@ pub(crate) fn parts() -> Parts {
         disk: Arc::new(RealDisk),
         clock: Clock::system(),
         rng: Rng::seeded(1),
+        storage: None,
     }
 }
 

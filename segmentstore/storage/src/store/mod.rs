@@ -8,6 +8,7 @@
 
 mod config;
 mod counts;
+mod local;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 mod probe;
@@ -29,6 +30,7 @@ use tokio::time::timeout;
 
 pub use config::Config;
 pub use counts::{Counts, Operation};
+pub use local::remove_unfinished;
 
 use crate::names::PackName;
 use crate::pack::{Blocks, FOOTER_BYTES, Footer, Index};
@@ -328,6 +330,18 @@ impl Store {
     pub async fn list(&self, container: u32) -> Result<Vec<(PackName, u64)>, StoreError> {
         let first = PackName::new(container, crate::PackNumber { epoch: 0, n: 0 })?;
         let path = self.path(first.container_prefix().trim_end_matches('/'));
+        self.list_at(path).await
+    }
+
+    /// Lists the packs of all containers with the lengths of their objects, in no order.
+    ///
+    /// # Errors
+    /// Retryable ones.
+    pub async fn list_all(&self) -> Result<Vec<(PackName, u64)>, StoreError> {
+        self.list_at(self.path("lts")).await
+    }
+
+    async fn list_at(&self, path: Path) -> Result<Vec<(PackName, u64)>, StoreError> {
         let list = async {
             let mut found = Vec::new();
             let mut listing = self.0.objects.list(Some(&path));

@@ -80,7 +80,15 @@ async fn a_directory_conforms() {
     let dir = std::env::temp_dir().join(format!("sarit-storage-{}", std::process::id()));
     #[allow(clippy::disallowed_methods)] // A test's own directory.
     std::fs::create_dir_all(&dir).unwrap();
-    conforms(&Store::local(&dir).unwrap()).await;
+    let store = Store::local(&dir).unwrap();
+    conforms(&store).await;
+    // What a crash in the middle of an upload leaves.
+    let upload = store.upload(name(3)).await.unwrap();
+    std::mem::forget(upload);
+    let before = store.list(1).await.unwrap();
+    assert_eq!(remove_unfinished(&dir).unwrap(), 1);
+    assert_eq!(remove_unfinished(&dir).unwrap(), 0);
+    assert_eq!(store.list(1).await.unwrap(), before);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

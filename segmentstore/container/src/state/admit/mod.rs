@@ -416,6 +416,23 @@ impl Speculation {
         Operation::CheckpointEnd { frame, next_seq }.encode(out);
     }
 
+    /// Adds a record about where bytes lie. Whatever becomes of their segments until then is dealt with
+    /// when it is applied.
+    pub(crate) fn place(
+        &mut self,
+        operation: &Operation<'_>,
+        out: &mut BytesMut,
+    ) -> Result<(), Error> {
+        let from = out.len();
+        operation.encode(out);
+        if let Err(error) = self.check_size(out.len() - from) {
+            out.truncate(from);
+            return Err(error);
+        }
+        self.advance();
+        Ok(())
+    }
+
     /// Forgets what a durable operation made; `last_seq` is that of the last operation in its frame.
     pub(crate) fn retire(&mut self, operation: &Operation<'_>, last_seq: u64) {
         let sid = match *operation {
