@@ -1,20 +1,22 @@
 //! Streams that split and merge under load: clients write and read while segments come and go.
 //!
-//! `STORM_SECONDS` makes the storms longer than the half minute they take in a normal run.
+//! `SARIT_STORM_SECONDS` makes the storms longer than the half minute they take in a normal run.
 
 #![allow(
     clippy::disallowed_methods,
     reason = "drives real processes in real time"
 )]
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use parking_lot::Mutex;
-use sarit_client::Client;
 use sarit_client::event::{From, Until};
+use sarit_client::transaction::Committing;
+use sarit_client::{Client, EventWriter, Transaction, TransactionWriter};
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::StreamConfig;
 use sarit_tests::clients::{Storm, workspace};
@@ -25,9 +27,22 @@ use sarit_tests::scaling::{Achieved, Scaler};
 const CHANGE_EVERY: Duration = Duration::from_millis(500);
 const KILL_EVERY: Duration = Duration::from_secs(8);
 
+/// What happens besides splits and merges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Events are written.
+    Events,
+    /// Events are written, and all processes killed from time to time.
+    Kills,
+    /// Transactions are written; where segments were replaced meanwhile, their commits roll.
+    Transactions,
+}
+
 fn duration() -> Duration {
-    let seconds = std::env::var("STORM_SECONDS").map(|seconds| seconds.parse());
-    Duration::from_secs(seconds.map_or(30, |seconds| seconds.expect("STORM_SECONDS is a number")))
+    let seconds = std::env::var("SARIT_STORM_SECONDS").map(|seconds| seconds.parse());
+    Duration::from_secs(seconds.map_or(30, |seconds| {
+        seconds.expect("SARIT_STORM_SECONDS is a number")
+    }))
 }
 
 fn start(name: &str, layout: Layout) -> (Cluster, PathBuf) {
@@ -38,8 +53,10 @@ fn start(name: &str, layout: Layout) -> (Cluster, PathBuf) {
 
 /// Lets the stream change for as long as a storm takes, killing all processes in between if asked to.
 /// Returns what was changed, and how often they were killed.
-fn scale(cluster: &mut Cluster, stream: &str, kills: bool) -> anyhow::Result<(Achieved, u32)> {
-    let scaler = Scaler::start(&cluster.uri(), "storm", stream, CHANGE_EVERY, kills);
+fn scale(cluster: &mut Cluster, stream: &str, storm: Kind) -> anyhow::Result<(Achieved, u32)> {
+    let kills = storm == Kind::Kills;
+    let contended = storm != Kind::Events;
+    let scaler = Scaler::start(&cluster.uri(), "storm", stream, CHANGE_EVERY, contended);
     let end = Instant::now() + duration();
     let mut killed = 0;
     while kills && Instant::now() + KILL_EVERY < end {
@@ -54,14 +71,14 @@ fn scale(cluster: &mut Cluster, stream: &str, kills: bool) -> anyhow::Result<(Ac
     Ok((achieved, killed))
 }
 
-fn java(name: &str, layout: Layout, options: &[&str], kills: bool) {
+fn java(name: &str, layout: Layout, options: &[&str], storm: Kind) {
     let begun = Instant::now();
     let (mut cluster, folder) = start(name, layout);
     let run = |cluster: &mut Cluster| {
         let log = folder.join("client.log");
-        let mut storm = Storm::start_reading(&cluster.uri(), name, options, &log)?;
-        let (achieved, killed) = scale(cluster, name, kills)?;
-        let found = storm.verify().with_context(|| format!("{achieved}"))?;
+        let mut client = Storm::start_reading(&cluster.uri(), name, options, &log)?;
+        let (achieved, killed) = scale(cluster, name, storm)?;
+        let found = client.verify().with_context(|| format!("{achieved}"))?;
         anyhow::Ok((achieved, killed, found))
     };
     match run(&mut cluster) {
@@ -75,20 +92,21 @@ fn java(name: &str, layout: Layout, options: &[&str], kills: bool) {
 
 #[test]
 fn java_events_survive_random_scaling() {
-    java("scale-events", Layout::Standalone, &[], false);
+    java("scale-events", Layout::Standalone, &[], Kind::Events);
 }
 
 #[test]
 fn java_events_survive_random_scaling_and_kills() {
-    java("scale-kills", Layout::Standalone, &[], true);
+    java("scale-kills", Layout::Standalone, &[], Kind::Kills);
 }
 
 /// Our own client: as many writers and keys, one reader of everything.
-async fn own(uri: &str, stream: &str, stop: Arc<Mutex<bool>>) -> anyhow::Result<String> {
-    const WRITERS: u32 = 8;
-    const KEYS: u32 = 8;
-    const EVENT: usize = 100;
-    const UNACKNOWLEDGED: usize = 256;
+async fn own(
+    uri: &str,
+    stream: &str,
+    storm: Kind,
+    stop: Arc<Mutex<bool>>,
+) -> anyhow::Result<String> {
     let client = Client::connect(uri)?;
     let stream: ScopedStream = format!("storm/{stream}").parse()?;
     client.controller().create_scope(&stream.scope).await?;
@@ -97,32 +115,19 @@ async fn own(uri: &str, stream: &str, stop: Arc<Mutex<bool>>) -> anyhow::Result<
     let history = Arc::new(Mutex::new(History::default()));
     let mut writers = tokio::task::JoinSet::new();
     for number in 0..WRITERS {
-        let writer = client.event_writer(&stream).await?;
-        let (history, stop) = (Arc::clone(&history), Arc::clone(&stop));
-        writers.spawn(async move {
-            let mut waiting = std::collections::VecDeque::new();
-            for turn in 0.. {
-                if *stop.lock() {
-                    break;
-                }
-                let event = history.lock().next(number, number * KEYS + turn % KEYS);
-                let ack = writer
-                    .write(&event.routing_key(), event.to_bytes(EVENT))
-                    .await?;
-                waiting.push_back((event, ack));
-                if waiting.len() >= UNACKNOWLEDGED {
-                    let (event, ack) = waiting.pop_front().expect("it is full");
-                    ack.await?;
-                    history.lock().acknowledge(event);
-                    tokio::time::sleep(Duration::from_micros(500)).await;
-                }
+        let author = Author {
+            number,
+            history: Arc::clone(&history),
+            stop: Arc::clone(&stop),
+        };
+        match storm {
+            Kind::Events | Kind::Kills => {
+                writers.spawn(author.events(client.event_writer(&stream).await?))
             }
-            for (event, ack) in waiting {
-                ack.await?;
-                history.lock().acknowledge(event);
+            Kind::Transactions => {
+                writers.spawn(author.transactions(client.transaction_writer(&stream, LEASE_MS)))
             }
-            anyhow::Ok(())
-        });
+        };
     }
     let mut reader = client
         .event_reader(&stream, From::Head, Until::Sealed)
@@ -151,7 +156,99 @@ async fn own(uri: &str, stream: &str, stop: Arc<Mutex<bool>>) -> anyhow::Result<
     Ok(found)
 }
 
-fn ours(name: &str, kills: bool) {
+const WRITERS: u32 = 8;
+const KEYS: u32 = 8;
+const EVENT: usize = 100;
+const UNACKNOWLEDGED: usize = 256;
+const LEASE_MS: u64 = 30_000;
+const TRANSACTION_EVENTS: u32 = 16;
+/// Every so many, one is aborted and its events written again.
+const ABORT_EVERY: u32 = 5;
+/// Of one writer.
+const COMMITTING: usize = 4;
+
+struct Author {
+    number: u32,
+    history: Arc<Mutex<History>>,
+    stop: Arc<Mutex<bool>>,
+}
+
+impl Author {
+    fn next(&self, turn: u32) -> Event {
+        let key = self.number * KEYS + turn % KEYS;
+        self.history.lock().next(self.number, key)
+    }
+
+    async fn events(self, writer: EventWriter) -> anyhow::Result<()> {
+        let mut waiting = VecDeque::new();
+        for turn in 0.. {
+            if *self.stop.lock() {
+                break;
+            }
+            let event = self.next(turn);
+            let bytes = event.to_bytes(EVENT);
+            let ack = writer.write(&event.routing_key(), bytes).await?;
+            waiting.push_back((event, ack));
+            if waiting.len() >= UNACKNOWLEDGED {
+                let (event, ack) = waiting.pop_front().expect("it is full");
+                ack.await?;
+                self.history.lock().acknowledge(event);
+                tokio::time::sleep(Duration::from_micros(500)).await;
+            }
+        }
+        for (event, ack) in waiting {
+            ack.await?;
+            self.history.lock().acknowledge(event);
+        }
+        Ok(())
+    }
+
+    async fn transactions(self, writer: TransactionWriter) -> anyhow::Result<()> {
+        let mut waiting: VecDeque<(Vec<Event>, Committing)> = VecDeque::new();
+        for turn in 0.. {
+            if *self.stop.lock() {
+                break;
+            }
+            let numbers = 0..TRANSACTION_EVENTS;
+            let events: Vec<Event> = numbers
+                .map(|number| self.next(turn * TRANSACTION_EVENTS + number))
+                .collect();
+            if turn % ABORT_EVERY == ABORT_EVERY - 1 {
+                filled(&writer, &events).await?.abort().await?;
+            }
+            let committing = filled(&writer, &events).await?.commit().await?;
+            waiting.push_back((events, committing));
+            if waiting.len() >= COMMITTING {
+                self.settle(waiting.pop_front()).await?;
+            }
+        }
+        while !waiting.is_empty() {
+            self.settle(waiting.pop_front()).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, oldest: Option<(Vec<Event>, Committing)>) -> anyhow::Result<()> {
+        let (events, committing) = oldest.context("nothing is committing")?;
+        committing.wait().await?;
+        let mut history = self.history.lock();
+        events
+            .into_iter()
+            .for_each(|event| history.acknowledge(event));
+        Ok(())
+    }
+}
+
+async fn filled(writer: &TransactionWriter, events: &[Event]) -> anyhow::Result<Transaction> {
+    let transaction = writer.begin().await?;
+    for event in events {
+        let bytes = event.to_bytes(EVENT);
+        transaction.write(&event.routing_key(), bytes).await?;
+    }
+    Ok(transaction)
+}
+
+fn ours(name: &str, storm: Kind) {
     let (mut cluster, _) = start(name, Layout::Standalone);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let stop = Arc::new(Mutex::new(false));
@@ -162,14 +259,14 @@ fn ours(name: &str, kills: bool) {
         let run = {
             let (runtime, stop) = (&runtime, Arc::clone(&stop));
             let uri = uri.clone();
-            scope.spawn(move || runtime.block_on(own(&uri, name, stop)))
+            scope.spawn(move || runtime.block_on(own(&uri, name, storm, stop)))
         };
         let stream: ScopedStream = format!("storm/{name}").parse().expect("a name");
         let exists = || runtime.block_on(client.controller().stream_exists(&stream));
         while !run.is_finished() && !exists().unwrap_or(false) {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let scaled = scale(&mut cluster, name, kills);
+        let scaled = scale(&mut cluster, name, storm);
         *stop.lock() = true;
         let found = run.join().expect("it does not panic");
         anyhow::Ok((scaled?, found?))
@@ -184,10 +281,15 @@ fn ours(name: &str, kills: bool) {
 
 #[test]
 fn our_events_survive_random_scaling() {
-    ours("scale-ours", false);
+    ours("scale-ours", Kind::Events);
 }
 
 #[test]
 fn our_events_survive_random_scaling_and_kills() {
-    ours("scale-ours-kills", true);
+    ours("scale-ours-kills", Kind::Kills);
+}
+
+#[test]
+fn our_transactions_survive_random_scaling() {
+    ours("scale-ours-transactions", Kind::Transactions);
 }

@@ -43,8 +43,8 @@ pub struct Achieved {
     pub merges: u32,
     /// Neighbours replaced by as many with another border.
     pub shifts: u32,
-    /// Calls that the server's death cut short.
-    pub interrupted: u32,
+    /// Calls that the server's death cut short, and changes that others were faster with.
+    pub overtaken: u32,
     /// From the request to the answer that it is done.
     pub took: Vec<Duration>,
 }
@@ -63,11 +63,11 @@ impl fmt::Display for Achieved {
         let at = |share: usize| took.get(took.len() * share / 100).copied();
         write!(
             f,
-            "{} splits, {} merges, {} shifts, {} interrupted, each in p50 {:?} p99 {:?}",
+            "{} splits, {} merges, {} shifts, {} overtaken, each in p50 {:?} p99 {:?}",
             self.splits,
             self.merges,
             self.shifts,
-            self.interrupted,
+            self.overtaken,
             at(50).unwrap_or_default(),
             at(99).unwrap_or_default()
         )
@@ -75,9 +75,10 @@ impl fmt::Display for Achieved {
 }
 
 impl Scaler {
-    /// Begins to change `scope/stream` once in `every`, or as fast as the server does it. Where the
-    /// server is `mortal`, calls that fail are tried again; otherwise each failure is one.
-    pub fn start(uri: &str, scope: &str, stream: &str, every: Duration, mortal: bool) -> Self {
+    /// Begins to change `scope/stream` once in `every`, or as fast as the server does it. Where it is
+    /// `contended`, because the server is killed or rolling commits replace segments too, a call may fail
+    /// or come too late and another one follows; otherwise each failure is one.
+    pub fn start(uri: &str, scope: &str, stream: &str, every: Duration, contended: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let driver = Driver {
             uri: uri.replace("tcp://", "http://"),
@@ -86,7 +87,7 @@ impl Scaler {
                 stream: stream.to_owned(),
                 ..StreamInfo::default()
             },
-            mortal,
+            contended,
             stop: Arc::clone(&stop),
             rng: Rng::from_os(),
             achieved: Achieved::default(),
@@ -115,7 +116,7 @@ impl Scaler {
 struct Driver {
     uri: String,
     stream: StreamInfo,
-    mortal: bool,
+    contended: bool,
     stop: Arc<AtomicBool>,
     rng: Rng,
     achieved: Achieved,
@@ -140,8 +141,8 @@ impl Driver {
                 Ok(Change::Split) => self.achieved.splits += 1,
                 Ok(Change::Merge) => self.achieved.merges += 1,
                 Ok(Change::Shift) => self.achieved.shifts += 1,
-                Err(error) if self.mortal && error.downcast_ref::<tonic::Status>().is_some() => {
-                    self.achieved.interrupted += 1;
+                Err(error) if self.contended && error.downcast_ref::<tonic::Status>().is_some() => {
+                    self.achieved.overtaken += 1;
                 }
                 Err(error) => return Err(error),
             }
@@ -175,8 +176,8 @@ impl Driver {
         };
         let begun = Instant::now();
         let reply = api.scale(request.clone()).await?.into_inner();
-        // After a kill, an earlier request of ours may still be carried out.
-        if self.mortal && reply.status() == ScaleStreamStatus::PreconditionFailed {
+        // An earlier request of ours, or a commit, may still be carried out.
+        if self.contended && reply.status() == ScaleStreamStatus::PreconditionFailed {
             return Err(tonic::Status::aborted("overtaken").into());
         }
         ensure!(
@@ -192,7 +193,7 @@ impl Driver {
             match status.map(|status| status.into_inner().status()) {
                 Ok(ScaleStatus::Success) => break,
                 Ok(ScaleStatus::InProgress) => {}
-                Err(_) if self.mortal => {}
+                Err(_) if self.contended => {}
                 other => bail!("{request:?}, while it is carried out: {other:?}"),
             }
             ensure!(

@@ -9,11 +9,13 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
 
 /**
  * The storm's writers when it writes transactions: each on a thread of its own, its keys in turn. A transaction is committed, and the next
  * begun at once: commits are carried out in the order in which they were asked for. Every fifth transaction is aborted and its events are
- * written again by the next one, so that an event of an aborted one that becomes visible is found as a duplicate.
+ * written again by the next one, so that an event of an aborted one that becomes visible is found as a duplicate. The client shares
+ * connections: otherwise it opens one for each segment of each transaction, and runs out of memory after half a minute.
  */
 final class TransactionWriters implements ScaleStorm.Source {
     private static final int DRAIN_SECONDS = 60;
@@ -25,6 +27,8 @@ final class TransactionWriters implements ScaleStorm.Source {
     private final int keys;
     private final int size;
     private final int events;
+    /** Events per second of each writer; 0: as many as the server takes. */
+    private final int rate;
     private final Thread[] threads;
     private final AtomicLong sent = new AtomicLong();
     private final AtomicLong acked = new AtomicLong();
@@ -39,12 +43,13 @@ final class TransactionWriters implements ScaleStorm.Source {
         keys = options.get("keys");
         size = options.get("size");
         events = options.get("transaction");
+        rate = options.get("rate");
         threads = new Thread[options.get("writers")];
         EventStreamClientFactory factory = EventStreamClientFactory.withScope(scope, config);
         for (int w = 0; w < threads.length; w++) {
             int writer = w;
             TransactionalEventStreamWriter<byte[]> out = factory.createTransactionalEventWriter("writer-" + w, stream,
-                new ByteArraySerializer(), EventWriterConfig.builder().transactionTimeoutTime(30_000).build());
+                new ByteArraySerializer(), EventWriterConfig.builder().transactionTimeoutTime(30_000).enableConnectionPooling(true).build());
             threads[w] = new Thread(() -> write(writer, out), "writer-" + writer);
             threads[w].setDaemon(true);
             threads[w].start();
@@ -54,7 +59,12 @@ final class TransactionWriters implements ScaleStorm.Source {
     private void write(int writer, TransactionalEventStreamWriter<byte[]> out) {
         List<Transaction<byte[]>> committing = new ArrayList<>();
         try {
+            long next = System.nanoTime();
             for (int n = 0; !paused; n++) {
+                if (rate > 0) {
+                    next = Math.max(next + events * 1_000_000_000L / rate, System.nanoTime() - 1_000_000_000L);
+                    LockSupport.parkNanos(next - System.nanoTime());
+                }
                 List<Item> items = new ArrayList<>();
                 for (int k = 0; k < events; k++) {
                     items.add(ledger.next(writer, (n * events + k) % keys));
