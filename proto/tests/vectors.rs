@@ -485,8 +485,12 @@ fn append_blocks_hold_whole_events_however_they_are_split() {
         else {
             panic!("{name}: {commands:?}");
         };
-        let append = join(Some(block.clone()), end).expect(name);
-        assert_eq!(append.pieces.concat(), hello().repeat(events), "{name}");
+        let append = join(Some(block.clone()), end.clone()).expect(name);
+        assert_eq!(
+            append.pieces().flatten().copied().collect::<Vec<_>>(),
+            hello().repeat(events),
+            "{name}"
+        );
         assert_eq!(end.last_event_number, last, "{name}");
         let mut out = Encoder::default();
         commands.iter().for_each(|command| command.encode(&mut out));

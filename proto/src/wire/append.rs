@@ -16,29 +16,36 @@ const PARTIAL_EVENT: i32 = -2;
 /// its second part. Stored one behind the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppendData {
-    /// The pieces; empty ones are left out.
-    pub pieces: Vec<Bytes>,
+    /// Empty only if all are.
+    first: Bytes,
+    /// Mostly there is no more, and then nothing is allocated.
+    rest: Vec<Bytes>,
 }
 
 impl AppendData {
+    /// Returns the pieces; empty ones are left out.
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        let first = (!self.first.is_empty()).then_some(&self.first);
+        first.into_iter().chain(&self.rest)
+    }
+
     /// Returns the bytes in all pieces.
     pub fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
+        self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Returns whether there is nothing to store; such an append is legal and acknowledged.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.first.is_empty()
     }
 }
 
 impl FromIterator<Bytes> for AppendData {
     fn from_iter<T: IntoIterator<Item = Bytes>>(pieces: T) -> Self {
+        let mut pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
         Self {
-            pieces: pieces
-                .into_iter()
-                .filter(|piece| !piece.is_empty())
-                .collect(),
+            first: pieces.next().unwrap_or_default(),
+            rest: pieces.collect(),
         }
     }
 }
@@ -47,12 +54,12 @@ impl FromIterator<Bytes> for AppendData {
 ///
 /// # Errors
 /// [`Error::Block`] if the two don't belong together or their sizes don't add up: close.
-pub fn join(block: Option<AppendBlock>, end: &AppendBlockEnd) -> Result<AppendData, Error> {
+pub fn join(block: Option<AppendBlock>, end: AppendBlockEnd) -> Result<AppendData, Error> {
     if end.num_events <= 0 {
         return Err(Error::Block("no events"));
     }
     let Some(AppendBlock { writer_id, data }) = block else {
-        return Ok([end.data.clone()].into_iter().collect());
+        return Ok([end.data].into_iter().collect());
     };
     if writer_id != end.writer_id {
         return Err(Error::Block("its end names another writer"));
@@ -66,7 +73,7 @@ pub fn join(block: Option<AppendBlock>, end: &AppendBlockEnd) -> Result<AppendDa
         Some(RawFrame {
             code: PARTIAL_EVENT,
             payload,
-        }) => Ok([events, payload, end.data.clone()].into_iter().collect()),
+        }) => Ok([events, payload, end.data].into_iter().collect()),
         _ if end.data.is_empty() => Ok([events].into_iter().collect()),
         _ => Err(Error::Block("bytes behind a padded block")),
     }

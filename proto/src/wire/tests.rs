@@ -228,7 +228,7 @@ proptest! {
     ) {
         let end = end(whole, tail.into(), num_events);
         let block = AppendBlock { writer_id: WriterId(1), data: Rest(data.into()) };
-        if let Ok(append) = join(Some(block.clone()), &end) {
+        if let Ok(append) = join(Some(block.clone()), end.clone()) {
             prop_assert!(append.len() <= block.data.0.len() + end.data.len());
             prop_assert!(append.len() >= usize::try_from(whole).unwrap());
         }
@@ -487,7 +487,7 @@ mod append_blocks {
     }
 
     fn joined(block: Option<AppendBlock>, end: &AppendBlockEnd) -> Result<Vec<u8>, Error> {
-        join(block, end).map(|append| append.pieces.concat())
+        join(block, end.clone()).map(|append| append.pieces().flatten().copied().collect())
     }
 
     #[test]
@@ -519,7 +519,7 @@ mod append_blocks {
 
     #[test]
     fn an_empty_append_is_legal() {
-        let append = join(block(b""), &end(0, Bytes::new(), 1)).expect("legal");
+        let append = join(block(b""), end(0, Bytes::new(), 1)).expect("legal");
         assert_eq!((append.is_empty(), append.len()), (true, 0));
     }
 
@@ -581,8 +581,8 @@ mod append_blocks {
             writer_id: WriterId(1),
             data: Rest(data.clone()),
         };
-        let append = join(Some(block), &end(64, Bytes::new(), 1)).expect("legal");
-        assert_eq!(append.pieces[0].as_ptr(), data.as_ptr());
+        let append = join(Some(block), end(64, Bytes::new(), 1)).expect("legal");
+        assert_eq!(append.pieces().next().unwrap().as_ptr(), data.as_ptr());
         assert_eq!(append.len(), 64);
     }
 }

@@ -100,8 +100,25 @@ impl Appender {
         let to = self.to.clone();
         let appends = Filler::Appends(to, operations.into_iter());
         let sent = self.fillers.send(appends).await;
+        self.note_depth();
+        sent.map_err(|_| Error::Stopping)
+    }
+
+    /// Does what [`Self::submit`] does, if that needs no waiting; otherwise hands the operations back.
+    ///
+    /// # Errors
+    /// The operations, none of which was taken: the inbox is full, or the container is stopping.
+    pub fn try_submit(&self, operations: Vec<AppendOp>) -> Result<(), Vec<AppendOp>> {
+        let Ok(place) = self.fillers.try_reserve() else {
+            return Err(operations);
+        };
+        place.send(Filler::Appends(self.to.clone(), operations.into_iter()));
+        self.note_depth();
+        Ok(())
+    }
+
+    fn note_depth(&self) {
         let depth = self.fillers.max_capacity() - self.fillers.capacity();
         self.shared.metrics.inbox.set(depth as u64);
-        sent.map_err(|_| Error::Stopping)
     }
 }

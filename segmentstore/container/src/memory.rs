@@ -210,22 +210,103 @@ impl ConnectionCredit {
         let all = inner.operations.clone().acquire_many_owned(all).await;
         const OPEN: &str = "these semaphores are never closed";
         Permit {
-            _own: Some(own.expect(OPEN)),
-            _all: Some(all.expect(OPEN)),
+            own: Some(own.expect(OPEN)),
+            all: Some(all.expect(OPEN)),
         }
+    }
+
+    /// Takes credit for `bytes` if it is there at once, and not more than a part of the whole; to be
+    /// divided among operations by [`Permit::split`].
+    pub fn try_reserve(&self, bytes: usize) -> Option<Permit> {
+        let bytes = u32::try_from(bytes)
+            .ok()
+            .filter(|bytes| *bytes <= self.bytes / 4)?;
+        let own = self.own.clone().try_acquire_many_owned(bytes).ok()?;
+        let operations = &self.budget.0.operations;
+        let all = operations.clone().try_acquire_many_owned(bytes).ok()?;
+        Some(Permit {
+            own: Some(own),
+            all: Some(all),
+        })
     }
 }
 
 /// Credit held by one operation; given back when dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
-    _own: Option<OwnedSemaphorePermit>,
-    _all: Option<OwnedSemaphorePermit>,
+    own: Option<OwnedSemaphorePermit>,
+    all: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
     /// Returns a permit that holds no credit, for operations of our own and for tests.
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// Takes credit for `bytes` out of this one, if it has as much.
+    pub fn split(&mut self, bytes: usize) -> Option<Self> {
+        let (own, all) = (self.own.as_mut()?, self.all.as_mut()?);
+        if own.num_permits() < bytes || all.num_permits() < bytes {
+            return None;
+        }
+        Some(Self {
+            own: own.split(bytes),
+            all: all.split(bytes),
+        })
+    }
+
+    /// Adds the credit of another operation, so that both are given back at once.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        merge(&mut self.own, other.own);
+        merge(&mut self.all, other.all);
+    }
+}
+
+/// Giving back takes a lock, adding up does not.
+fn merge(to: &mut Option<OwnedSemaphorePermit>, from: Option<OwnedSemaphorePermit>) {
+    match (to, from) {
+        (Some(to), Some(from)) if Arc::ptr_eq(to.semaphore(), from.semaphore()) => to.merge(from),
+        (to @ None, from) => *to = from,
+        // Of another connection: dropping it gives it back.
+        (Some(_), _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn credit_that_was_divided_and_added_up_comes_back_whole() {
+        let budget = MemoryBudget::new(16 << 20);
+        let (one, other) = (budget.connection(), budget.connection());
+        let mut stock = one.try_reserve(1000).unwrap();
+        let mut part = stock.split(300).unwrap();
+        assert!(stock.split(800).is_none());
+        drop(stock);
+        assert_eq!(budget.usage().operations, 300);
+        part.absorb(one.reserve(50).await);
+        part.absorb(Permit::none());
+        // Each connection has its own: this one's is given back at once, the process's is kept.
+        part.absorb(other.reserve(7).await);
+        assert_eq!(budget.usage().operations, 357);
+        assert_eq!(other.own.available_permits(), other.bytes as usize);
+        drop(part);
+        assert_eq!(budget.usage().operations, 0);
+        assert_eq!(one.own.available_permits(), one.bytes as usize);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_reserved_beforehand_where_others_wait() {
+        let budget = MemoryBudget::new(16 << 20);
+        let credit = budget.connection();
+        let all = credit.reserve(usize::MAX).await;
+        assert!(credit.try_reserve(100).is_none());
+        assert!(budget.connection().try_reserve(100).is_none());
+        drop(all);
+        assert!(credit.try_reserve(100).is_some());
+        assert!(credit.try_reserve(usize::MAX).is_none());
+        assert_eq!(budget.usage().operations, 0);
     }
 }

@@ -145,8 +145,9 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn appended(&self, bytes: u64) {
-        self.appends.add(1);
+    /// Counts the appends of a frame, each once: when it goes to the log.
+    pub(crate) fn appended(&self, appends: u64, bytes: u64) {
+        self.appends.add(appends);
         self.append_bytes.add(bytes);
     }
 

@@ -27,6 +27,7 @@ use sarit_proto::wire::command::SetupAppend;
 use sarit_proto::wire::{self, Command, Encoder, Reply, reply as replies};
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +78,8 @@ pub(crate) struct Connection {
     reads: usize,
     /// Set once nothing more is read.
     ending: Option<Ending>,
+    /// Others get their turn before the next write.
+    gathers: bool,
     /// When the peer must have taken some of its replies.
     stalled_at: Option<Instant>,
 }
@@ -123,6 +126,7 @@ impl Connection {
             requests: FuturesUnordered::new(),
             reads: 0,
             ending: None,
+            gathers: false,
             stalled_at: None,
             shared,
             stop,
@@ -152,6 +156,11 @@ impl Connection {
             let may_read = self.may_read();
             let may_answer = self.out.len() < OUT_BYTES_MAX;
             let deadline = self.deadline();
+            if self.gathers {
+                self.gathers = false;
+                yield_now().await;
+                continue;
+            }
             let mut slices = [IoSlice::new(&[]); SLICES];
             let filled = self.out.slices(&mut slices);
             // Replies come first and writing after them, so that one write takes all there are.
@@ -231,10 +240,15 @@ impl Connection {
         }
     }
 
+    /// From now on the peer has so much time to take some of its replies.
+    fn wait_for_peer(&mut self) {
+        let patience = Duration::from_secs(self.shared.limits.write_seconds);
+        self.stalled_at = Some(Instant::now() + patience);
+    }
+
     fn send(&mut self, reply: &Reply) {
         if self.out.is_empty() {
-            let patience = Duration::from_secs(self.shared.limits.write_seconds);
-            self.stalled_at = Some(Instant::now() + patience);
+            self.wait_for_peer();
         }
         if let Some(kind) = refusal(reply) {
             self.shared.metrics.refused(kind);
@@ -244,12 +258,26 @@ impl Connection {
     }
 
     fn complete(&mut self, outcomes: Outcomes) {
-        let mut made = Vec::new();
-        let result = self
-            .appends
-            .complete(outcomes, &mut |reply| made.push(reply));
-        for reply in &made {
-            self.send(reply);
+        let Self {
+            appends,
+            out,
+            shared,
+            ..
+        } = self;
+        let (was_empty, mut made) = (out.is_empty(), 0);
+        let result = appends.complete(outcomes, &mut |reply| {
+            if let Some(kind) = refusal(&reply) {
+                shared.metrics.refused(kind);
+            }
+            reply.encode(out);
+            made += 1;
+        });
+        shared.metrics.frames_out.increment(made);
+        if was_empty && made > 0 {
+            self.wait_for_peer();
+            // One sync ends frames of several containers. Those not heard of yet are about to run: after
+            // them one write takes all. A lone append does not wait.
+            self.gathers = self.appends.in_flight() > 0;
         }
         if let Err(close) = result {
             self.end(close, false);
@@ -307,8 +335,15 @@ impl Connection {
                 Arrived::Other(command, permit) => self.dispatch(command, permit),
             }
         }
-        for (id, batch) in self.batches.drain(..) {
+        for (id, mut batch) in self.batches.drain(..) {
             let known = self.appenders.iter().find(|(known, _)| *known == id);
+            if let Some((_, appender)) = known {
+                // There is nothing being handed over, or else nothing would have been read.
+                match appender.try_submit(batch) {
+                    Ok(()) => continue,
+                    Err(rest) => batch = rest,
+                }
+            }
             let known = known.map(|(_, appender)| appender.clone());
             let (host, to) = (self.shared.host.clone(), self.outcomes_to.clone());
             let handing_over = hand_over(host, id, known, to, batch);

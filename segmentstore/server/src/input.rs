@@ -34,6 +34,8 @@ const READ_BYTES_MAX: usize = 256 << 10;
 const COMMANDS_MAX: usize = 1_024;
 /// What an append costs beside its bytes: its operation, and its acknowledgement on the way back.
 const APPEND_OVERHEAD: usize = 256;
+/// Memory reserved at once for appends received together; saves a reservation each.
+const STOCK_BYTES: usize = 256 << 10;
 /// Other commands with less than this are carried without reserving memory: there are few at a time.
 const UNRESERVED_BYTES: usize = 16 << 10;
 /// Each time a frame has grown by this it is given more time.
@@ -64,6 +66,8 @@ pub(crate) struct Input<R> {
     buffer: BytesMut,
     read_bytes: usize,
     credit: ConnectionCredit,
+    /// Reserved for what is being decoded, given back at the end of it.
+    stock: Option<Permit>,
     metrics: Arc<Metrics>,
     open_block: Option<AppendBlock>,
     ready: VecDeque<Arrived>,
@@ -88,6 +92,7 @@ impl<R: AsyncRead + Unpin> Input<R> {
             buffer: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             credit,
+            stock: None,
             metrics,
             open_block: None,
             ready: VecDeque::new(),
@@ -135,6 +140,7 @@ impl<R: AsyncRead + Unpin> Input<R> {
                 Err(error) => self.broken = Some(error.into()),
             }
         }
+        self.stock = None;
         if frames > 0 {
             self.metrics.frames_in.increment(frames);
             // An open block holds memory, so its end is waited for like the rest of a frame.
@@ -159,14 +165,13 @@ impl<R: AsyncRead + Unpin> Input<R> {
             Command::AppendBlockEnd(end) => {
                 let block = self.open_block.take();
                 let block_bytes = block.as_ref().map_or(0, |block| block.data.0.len());
-                let data = append::join(block, &end)?;
                 let append = Append {
                     writer: end.writer_id,
                     request_id: end.request_id,
                     event_number: end.last_event_number,
                     event_count: u32::try_from(end.num_events).unwrap_or(0),
                     expected_offset: None,
-                    data,
+                    data: append::join(block, end)?,
                 };
                 Pending::Append(append, bytes + block_bytes + APPEND_OVERHEAD)
             }
@@ -202,10 +207,27 @@ impl<R: AsyncRead + Unpin> Input<R> {
         Ok(true)
     }
 
+    /// Takes memory for a small operation from what was reserved for all that was received together.
+    fn split_stock(&mut self, bytes: usize) -> Option<Permit> {
+        if bytes > STOCK_BYTES / 4 {
+            return None;
+        }
+        if let Some(permit) = self.stock.as_mut().and_then(|stock| stock.split(bytes)) {
+            return Some(permit);
+        }
+        // What is still to be decoded, with as much beside as small appends cost.
+        let rest = (self.buffer.len() * 2).clamp(APPEND_OVERHEAD, STOCK_BYTES);
+        self.stock = self.credit.try_reserve(bytes + rest);
+        self.stock.as_mut()?.split(bytes)
+    }
+
     /// Most of the time there is memory, and nothing has to be kept for later.
     fn reserve(&mut self, pending: Pending) {
         let bytes = pending.bytes();
         if let Large::Granted(permit) = std::mem::replace(&mut self.large, Large::No) {
+            return self.ready.push_back(pending.with(permit));
+        }
+        if let Some(permit) = self.split_stock(bytes) {
             return self.ready.push_back(pending.with(permit));
         }
         // Unconstrained: the runtime's turn taking must not look like a lack of memory.
@@ -417,6 +439,21 @@ mod tests {
             rest[..],
             [Arrived::Append(..), Arrived::Other(..)]
         ));
+    }
+
+    #[tokio::test]
+    async fn appends_received_together_hold_what_each_of_them_needs() {
+        let budget = MemoryBudget::new(16 << 20);
+        let (mut peer, mut input) = input(&budget);
+        send(&mut peer, &[append(10), append(20), append(30)]).await;
+        let mut arrived = VecDeque::new();
+        while arrived.len() < 3 {
+            arrived.extend(input.next().await.unwrap());
+        }
+        let used = budget.usage().operations as usize;
+        assert!((60 + 3 * APPEND_OVERHEAD..1_000).contains(&used), "{used}");
+        arrived.clear();
+        assert_eq!(budget.usage().operations, 0);
     }
 
     #[tokio::test]

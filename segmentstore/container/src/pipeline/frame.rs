@@ -22,6 +22,8 @@ pub(crate) struct Filling {
     appends: Vec<Append>,
     /// The records of operations that are not appends.
     encoded: BytesMut,
+    /// Payload of the appends.
+    append_bytes: u64,
     /// Upper bound of the body's size.
     bytes: usize,
     /// Rises with every operation that appends must not be sorted across.
@@ -93,9 +95,16 @@ impl Filling {
         self.exempt
     }
 
+    /// Returns how many appends it holds, and their payload in bytes.
+    pub(crate) fn appends(&self) -> (u64, u64) {
+        (self.appends.len() as u64, self.append_bytes)
+    }
+
     /// Adds an append.
     pub(crate) fn append(&mut self, append: Append) {
-        self.bytes += APPEND + ATTRIBUTE + append.data.len();
+        let bytes = append.data.len();
+        self.append_bytes += bytes as u64;
+        self.bytes += APPEND + ATTRIBUTE + bytes;
         self.operations += 1;
         self.items.push(Item {
             group: self.group,
@@ -161,7 +170,7 @@ impl Filling {
                         let Content::Append(at) = item.content else {
                             unreachable!("runs hold appends only");
                         };
-                        for piece in &self.appends[at as usize].data.pieces {
+                        for piece in self.appends[at as usize].data.pieces() {
                             body.put_slice(piece);
                         }
                     }
@@ -224,6 +233,7 @@ impl Filling {
         self.items.clear();
         self.appends.clear();
         self.encoded.clear();
+        self.append_bytes = 0;
         self.bytes = 0;
         self.group = 0;
         self.operations = 0;

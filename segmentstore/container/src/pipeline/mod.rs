@@ -311,7 +311,6 @@ impl Pipeline {
                             events: event_count,
                             data,
                         });
-                        self.shared.metrics.appended(bytes);
                         Ok(offset + bytes)
                     }
                     Ok(Verdict::Duplicate { length }) => {
@@ -423,7 +422,9 @@ impl Pipeline {
             let last_seq = self.speculation.next_seq() - 1;
             let mut replies = self.spare.pop().unwrap_or_default();
             std::mem::swap(&mut replies, &mut self.filling.replies);
-            let log = &self.shared.log;
+            let Shared { log, metrics, .. } = &*self.shared;
+            let (appends, append_bytes) = self.filling.appends();
+            metrics.appended(appends, append_bytes);
             let (builder, operations) = self
                 .filling
                 .build(self.clock.now_ms(), |bytes| log.builder(bytes));

@@ -3,11 +3,13 @@
 //! An answer is decided at its operation's place in the order and given when the frame it depends on is
 //! durable: its own, or else the last one before it. [`release`] is the only place that gives any.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sarit_proto::ids::{ContainerId, Offset};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::state::Seeded;
 use crate::{Done, Error, Outcome, Outcomes, Permit};
 
 /// Where one connection's outcomes go.
@@ -99,39 +101,66 @@ impl Reply {
     }
 }
 
-/// Gives the answers whose frame is durable; one message per connection.
+/// What one connection is to be told of a frame.
+struct Told {
+    to: Arc<Destination>,
+    outcomes: Vec<Outcome>,
+    /// Of all of them, so that it is given back at once.
+    permit: Permit,
+}
+
+/// Gives the answers whose frame is durable; one message per connection. Requests come first.
 pub(crate) fn release(container: ContainerId, replies: &mut Vec<Reply>) {
-    // Stable: each connection's outcomes keep their order. Requests come first.
-    replies.sort_by_key(|reply| match reply {
-        Reply::Request(_) => 0,
-        Reply::Append { to, .. } => 1 + to.number,
-    });
-    let mut current: Option<(Arc<Destination>, Vec<Outcome>)> = None;
-    let left = replies.len();
+    let mut told: Vec<Told> = Vec::new();
+    // Where each connection is in it. Only looked up, and only once there are several.
+    let mut places: HashMap<u64, usize, Seeded> = HashMap::with_hasher(Seeded(0));
+    let mut last = 0;
+    let mut left = replies.len();
     for reply in replies.drain(..) {
-        match reply {
-            Reply::Request(answer) => answer.send(),
+        left -= 1;
+        let (to, outcome, permit) = match reply {
+            Reply::Request(answer) => {
+                answer.send();
+                continue;
+            }
             Reply::Append {
                 to,
                 outcome,
                 permit,
-            } => {
-                drop(permit);
-                match &mut current {
-                    Some((same, list)) if same.number == to.number => list.push(outcome),
-                    _ => {
-                        let mut list = Vec::with_capacity(left.clamp(1, 64));
-                        list.push(outcome);
-                        if let Some(full) = current.replace((to, list)) {
-                            send(container, full);
-                        }
-                    }
-                }
+            } => (to, outcome, permit),
+        };
+        if told
+            .get(last)
+            .is_none_or(|told| told.to.number != to.number)
+        {
+            last = *places.entry(to.number).or_insert(told.len());
+        }
+        match told.get_mut(last) {
+            Some(told) => {
+                told.outcomes.push(outcome);
+                told.permit.absorb(permit);
+            }
+            None => {
+                let mut outcomes = Vec::with_capacity(1 + left.min(63));
+                outcomes.push(outcome);
+                told.push(Told {
+                    to,
+                    outcomes,
+                    permit,
+                });
             }
         }
     }
-    if let Some(last) = current {
-        send(container, last);
+    for Told {
+        to,
+        outcomes,
+        permit,
+    } in told
+    {
+        drop(permit);
+        let list = outcomes;
+        // A connection that has gone asks again after reconnecting.
+        let _ = to.outcomes.send(Outcomes { container, list });
     }
 }
 
@@ -139,11 +168,6 @@ pub(crate) fn release(container: ContainerId, replies: &mut Vec<Reply>) {
 pub(crate) fn abandon(container: ContainerId, replies: Vec<Reply>) {
     let mut replies = replies.into_iter().map(Reply::forget).collect();
     release(container, &mut replies);
-}
-
-fn send(container: ContainerId, (to, list): (Arc<Destination>, Vec<Outcome>)) {
-    // A connection that has gone asks again after reconnecting.
-    let _ = to.outcomes.send(Outcomes { container, list });
 }
 
 /// Puts an append's answer together.

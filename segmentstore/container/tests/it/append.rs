@@ -32,6 +32,11 @@ async fn a_repeated_append_is_acknowledged_and_not_written_again() {
         assert_eq!(done, Done::Appended { length });
     }
     assert_eq!(writer.append("s", 1, 4, b"x").await.unwrap(), 3);
+    let stats = world.container.stats();
+    assert_eq!(
+        (stats.appends, stats.append_bytes, stats.duplicates),
+        (1, 3, 2)
+    );
     let world = world.reopen().await;
     assert_eq!(world.connect().append("s", 1, 5, b"abc").await.unwrap(), 3);
     assert_eq!(world.read("s", 0).await.unwrap(), "abc");
