@@ -5,6 +5,10 @@
 //! segment, [`connection`] moves bytes.
 //! Everything reaches the world through `sarit_env`, so that a simulated world can run it unchanged.
 //!
+//! What writers and readers do is counted by the `metrics` crate, for whatever recorder the program
+//! installs: `client_events_written_total`, `client_events_acknowledged_total`, `client_bytes_in_flight`,
+//! `client_appends_total`, `client_reconnects_total` and more, listed in `metrics.rs`.
+//!
 //! ```no_run
 //! use sarit_client::event::{From, Until};
 //! use sarit_client::{Client, Error};
@@ -37,6 +41,7 @@ pub mod controller;
 mod error;
 pub mod event;
 pub mod group;
+mod metrics;
 pub mod segment;
 pub mod table;
 pub mod transaction;

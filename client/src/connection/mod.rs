@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Error;
 use crate::config::ConnectionConfig;
+use crate::metrics;
 use route::Routes;
 
 pub use pool::Pool;
@@ -118,6 +119,7 @@ impl Connection {
                     what: "connect",
                     after_ms: config.connect_timeout_ms,
                 })??;
+        metrics::connected();
         let (outgoing, commands) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             endpoint: endpoint.clone(),

@@ -22,6 +22,7 @@ use super::{Successor, Topology};
 use crate::Error;
 use crate::config::Config;
 use crate::connection::Pool;
+use crate::metrics::ReaderMetrics;
 use crate::segment::{Chunk, Locate, SegmentReader};
 
 /// Where to begin.
@@ -71,6 +72,7 @@ pub struct EventReader {
     beside: JoinSet<Finding>,
     /// Segments whose last read or question failed: tried again by the next call.
     failed: Vec<SegmentId>,
+    metrics: ReaderMetrics,
 }
 
 /// What a reader needs from the client.
@@ -183,6 +185,7 @@ impl EventReader {
             ready: VecDeque::new(),
             beside: JoinSet::new(),
             failed: Vec::new(),
+            metrics: ReaderMetrics::new(),
         };
         for (&segment, &position) in &starts {
             reader.frontier.start(segment, position);
@@ -254,6 +257,7 @@ impl EventReader {
             });
         };
         Ok(taken.map(|payload| {
+            self.metrics.read(payload.len());
             let behind = SegmentPosition::At(Offset(cursor.offset));
             self.frontier.advance(segment, behind);
             ReadEvent {

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::Error;
 use crate::config::WriterConfig;
 use crate::connection::Link;
+use crate::metrics::WriterMetrics;
 
 /// Where the outcome of an event goes; nowhere if nobody asked for it.
 pub(crate) type Acknowledge = Option<oneshot::Sender<Result<(), Error>>>;
@@ -232,6 +233,7 @@ impl Window {
 pub(crate) struct SegmentWriter {
     pub(crate) window: Window,
     pub(crate) id: WriterId,
+    metrics: WriterMetrics,
     link: Option<Link>,
 }
 
@@ -249,10 +251,11 @@ pub(crate) enum Next {
 }
 
 impl SegmentWriter {
-    pub(crate) fn new(id: WriterId, limits: WriterConfig) -> Self {
+    pub(crate) fn new(id: WriterId, limits: WriterConfig, metrics: WriterMetrics) -> Self {
         Self {
             window: Window::new(limits),
             id,
+            metrics,
             link: None,
         }
     }
@@ -262,6 +265,7 @@ impl SegmentWriter {
     pub(crate) fn connected(&mut self, link: Link, last_event_number: i64, done: &mut Vec<Done>) {
         self.window.acknowledge(last_event_number, done);
         for append in self.window.resend() {
+            self.metrics.appends_resent.increment(1);
             send(&link, self.id, append);
         }
         self.link = Some(link);
@@ -272,6 +276,10 @@ impl SegmentWriter {
     pub(crate) fn pump(&mut self) {
         let Some(link) = &self.link else { return };
         while let Some(append) = self.window.next_append() {
+            self.metrics.appends.increment(1);
+            self.metrics
+                .append_bytes
+                .increment(append.data.len() as u64);
             send(link, self.id, append);
         }
     }

@@ -15,6 +15,7 @@ use crate::Error;
 use crate::config::Backoff;
 use crate::connection::{Link, Pool, Tagged};
 use crate::event::{Owner, Successor};
+use crate::metrics::WriterMetrics;
 use crate::segment::Locate;
 use crate::segment::admin::failure;
 use crate::segment::writer::{Done, Event, Next, SegmentWriter, Ticket};
@@ -83,6 +84,7 @@ pub(super) struct Task {
     generations: VecDeque<Generation>,
     /// Number of the front of `generations`.
     first_generation: u64,
+    metrics: WriterMetrics,
     /// Segments with something new to send.
     dirty: Vec<SegmentId>,
     done: Vec<Done>,
@@ -105,6 +107,7 @@ impl Task {
             replied,
             generations: VecDeque::from([Generation::default()]),
             first_generation: 0,
+            metrics: WriterMetrics::new(),
             dirty: Vec::new(),
             done: Vec::new(),
             ending: None,
@@ -151,6 +154,7 @@ impl Task {
                 }
                 count = inputs.recv_many(&mut received, INPUTS_PER_TURN), if open => {
                     open = count > 0;
+                    self.accepted(&received);
                     for input in received.drain(..) {
                         self.input(input);
                     }
@@ -177,6 +181,22 @@ impl Task {
             .values()
             .all(|slot| slot.writer.window.is_empty());
         settled.then(|| error.clone())
+    }
+
+    /// Counts what came in; a writer that ends refuses it.
+    fn accepted(&self, inputs: &[Input]) {
+        if self.ending.is_some() {
+            return;
+        }
+        let (mut events, mut bytes) = (0, 0);
+        for input in inputs {
+            if let Input::Event { payload, .. } = input {
+                events += 1;
+                bytes += self.memory.charge(payload.len());
+            }
+        }
+        self.metrics.events_written.increment(events);
+        self.metrics.bytes_in_flight.increment(bytes as f64);
     }
 
     fn input(&mut self, input: Input) {
@@ -226,7 +246,7 @@ impl Task {
     fn add(&mut self, segment: SegmentId) {
         let id = WriterId(self.parts.rng.u128());
         let slot = Slot {
-            writer: SegmentWriter::new(id, self.parts.config.writer.clone()),
+            writer: SegmentWriter::new(id, self.parts.config.writer.clone(), self.metrics.clone()),
             tag: 0,
             backoff: Some(Backoff::new(&self.parts.config.retry, &self.parts.rng)),
         };
@@ -277,6 +297,7 @@ impl Task {
                 Ok(())
             }
             Next::Reconnect(error) => {
+                self.metrics.reconnects.increment(1);
                 self.connect(segment, Some(error));
                 Ok(())
             }
@@ -379,12 +400,12 @@ impl Task {
         if let Some(mut slot) = self.slots.remove(&segment) {
             self.segment_of_tag.remove(&slot.tag);
             for event in slot.writer.window.take() {
-                finish(event, error.clone());
+                finish(event, error.clone(), &self.memory, &self.metrics);
             }
         }
         for slot in self.slots.values_mut() {
             for event in slot.writer.window.take_pending() {
-                finish(event, error.clone());
+                finish(event, error.clone(), &self.memory, &self.metrics);
             }
         }
     }
@@ -392,6 +413,9 @@ impl Task {
     /// Tells everyone whose event is durable.
     fn complete(&mut self) {
         let mut freed = 0;
+        self.metrics
+            .events_acknowledged
+            .increment(self.done.len() as u64);
         for Done { bytes, ticket } in self.done.drain(..) {
             freed += self.memory.charge(bytes);
             let index = ticket.generation - self.first_generation;
@@ -401,6 +425,7 @@ impl Task {
             }
         }
         self.memory.bytes.add_permits(freed);
+        self.metrics.bytes_in_flight.decrement(freed as f64);
         while let Some(generation) = self.generations.front_mut()
             && generation.outstanding == 0
             && let Some(flush) = generation.flush.take()
@@ -416,10 +441,15 @@ impl Task {
         self.memory.fail(error.clone());
         for slot in self.slots.values_mut() {
             for event in slot.writer.window.take_in_flight() {
-                finish(event, Error::OutcomeUnknown { what: "append" });
+                finish(
+                    event,
+                    Error::OutcomeUnknown { what: "append" },
+                    &self.memory,
+                    &self.metrics,
+                );
             }
             for event in slot.writer.window.take() {
-                finish(event, error.clone());
+                finish(event, error.clone(), &self.memory, &self.metrics);
             }
         }
         for generation in self.generations.drain(..) {
@@ -430,7 +460,10 @@ impl Task {
     }
 }
 
-fn finish(event: Event, error: Error) {
+fn finish(event: Event, error: Error, memory: &Memory, metrics: &WriterMetrics) {
+    metrics.events_failed.increment(1);
+    let bytes = memory.charge(event.payload.len());
+    metrics.bytes_in_flight.decrement(bytes as f64);
     if let Some(acknowledge) = event.ticket.acknowledge {
         let _ = acknowledge.send(Err(error));
     }

@@ -316,3 +316,63 @@ async fn a_stopped_client_fails_what_waits() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_event_is_counted_once_whatever_is_lost() {
+    let values = crate::metrics::testing::Values::default();
+    let _recorder = metrics::set_default_local_recorder(&values);
+    let world = World::new(2, 3);
+    *world.faults.lock() = Faults {
+        lose_append: 0.1,
+        lose_ack: 0.1,
+        split: 0.1,
+        segments_max: 6,
+        ..Faults::default()
+    };
+    beside(&world, async |_net, pool| {
+        let mut config = Config::default();
+        config.writer.batch_events_max = 7;
+        let (writer, _stop) = testing::writer(&world, &pool, config);
+        for number in 0..500 {
+            let written = writer.write(&(number % 10).to_string(), "event").await;
+            drop(written.expect("accepted"));
+            if number % 20 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(values.get("client_bytes_in_flight") > 0);
+        writer.flush().await.expect("durable");
+    })
+    .await;
+    assert_eq!(values.get("client_events_written_total"), 500);
+    assert_eq!(values.get("client_events_acknowledged_total"), 500);
+    assert_eq!(values.get("client_events_failed_total"), 0);
+    assert_eq!(values.get("client_bytes_in_flight"), 0);
+    assert!(values.get("client_reconnects_total") > 0);
+    assert!(values.get("client_appends_total") >= 500 / 7);
+    assert!(values.get("client_append_bytes_total") >= 500 * 13);
+    assert!(values.get("client_connections_total") > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_writer_that_fails_are_counted_as_failed() {
+    let values = crate::metrics::testing::Values::default();
+    let _recorder = metrics::set_default_local_recorder(&values);
+    let world = World::new(1, 1);
+    beside(&world, async |_net, pool| {
+        let (writer, _stop) = testing::writer(&world, &pool, Config::default());
+        writer
+            .write("k", "1")
+            .await
+            .expect("accepted")
+            .await
+            .expect("durable");
+        world.seal_all();
+        let late = writer.write("k", "2").await.expect("accepted");
+        late.await.expect_err("the stream is sealed");
+    })
+    .await;
+    assert_eq!(values.get("client_events_acknowledged_total"), 1);
+    assert_eq!(values.get("client_events_failed_total"), 1);
+    assert_eq!(values.get("client_bytes_in_flight"), 0);
+}
