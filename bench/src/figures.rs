@@ -76,6 +76,21 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> anyhow::Result<f64> {
     Ok(ticks / ticks_per_second)
 }
 
+/// Bytes that the processes had the kernel write to devices so far, whatever file they belong to.
+pub(crate) fn device_bytes(pids: &[u32]) -> anyhow::Result<f64> {
+    let mut bytes = 0.0;
+    for pid in pids {
+        let io = std::fs::read_to_string(format!("/proc/{pid}/io"));
+        let io = io.with_context(|| format!("process {pid} is gone"))?;
+        let line = io
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes:"));
+        let line = line.context("write_bytes in /proc/PID/io")?;
+        bytes += line.trim().parse::<f64>()?;
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

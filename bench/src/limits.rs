@@ -3,13 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::fs::OFlags;
 
 use crate::Bench;
 use crate::figures::Quantiles;
@@ -67,6 +68,8 @@ fn row(name: String, mut latencies: Quantiles, time: Duration, size: usize) -> R
 /// A file written beforehand, to be written again in place.
 pub(crate) struct ProbeFile {
     file: File,
+    /// The same one, written past the cache; `None` where that can't be.
+    direct: Option<File>,
     path: PathBuf,
     at: u64,
 }
@@ -84,7 +87,17 @@ impl ProbeFile {
             file.write_all_at(&zeros, at)?;
         }
         file.sync_all()?;
-        Ok(Self { file, path, at: 0 })
+        let direct = i32::try_from(OFlags::DIRECT.bits())?;
+        let direct = OpenOptions::new()
+            .write(true)
+            .custom_flags(direct)
+            .open(&path);
+        Ok(Self {
+            file,
+            direct: direct.ok(),
+            path,
+            at: 0,
+        })
     }
 
     /// Writes a block behind the one before, from the start again at the end, and syncs it.
@@ -109,6 +122,36 @@ impl ProbeFile {
             latencies.add(self.write(&block)?);
         }
         Ok(latencies)
+    }
+}
+
+impl ProbeFile {
+    /// Does what [`Self::run`] does past the cache, in whole blocks; `None` where that can't be.
+    pub(crate) fn run_direct(
+        &mut self,
+        size: usize,
+        time: Duration,
+    ) -> anyhow::Result<Option<Quantiles>> {
+        let Some(file) = &self.direct else {
+            return Ok(None);
+        };
+        let size = size.next_multiple_of(BLOCK).min(FILE_BYTES as usize);
+        let memory = vec![0x5A_u8; size + BLOCK];
+        let from = memory.as_ptr().align_offset(BLOCK);
+        let block = &memory[from..from + size];
+        let mut latencies = Quantiles::default();
+        let (begin, mut at) = (Instant::now(), 0);
+        while begin.elapsed() < time {
+            let start = Instant::now();
+            if at + size as u64 > FILE_BYTES {
+                at = 0;
+            }
+            file.write_all_at(block, at)?;
+            file.sync_data()?;
+            at += size as u64;
+            latencies.add(start.elapsed());
+        }
+        Ok(Some(latencies))
     }
 }
 
@@ -192,6 +235,8 @@ mod tests {
         let mut file = ProbeFile::prepare(dir.path()).unwrap();
         assert!(file.run(40 << 20, time).unwrap().count() > 0);
         assert!(file.run(4096, time).unwrap().micros(0.5) > 0.0);
+        let direct = file.run_direct(10_000, time).unwrap();
+        assert!(direct.is_none_or(|direct| direct.count() > 0));
         assert!(Echo::start(None).unwrap().run(time).unwrap().count() > 0);
         assert!(
             Echo::start(Some(dir.path()))

@@ -2,6 +2,7 @@
 //! under way. Works with any server of the protocol.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -13,6 +14,11 @@ use sarit_tests::raw::Connection;
 
 /// Random bytes to cut payloads from: they do not compress.
 const POOL_BYTES: usize = 16 << 20;
+
+/// How often a load at a given rate sends.
+const TICK: Duration = Duration::from_millis(1);
+/// Such a load waits while more than this many appends of a connection are under way.
+const UNDER_WAY_MAX: usize = 4_096;
 
 /// Payloads of any size without copying.
 #[derive(Clone)]
@@ -120,20 +126,15 @@ impl Appender {
         loop {
             let go_on = more();
             while go_on && self.in_flight < depth {
-                let writer = &mut self.writers[self.next];
-                writer.sent += 1;
-                let data = self.payloads.next(size);
-                self.connection
-                    .queue_append(writer.id, writer.sent, 1, data);
-                self.next = (self.next + 1) % self.writers.len();
-                self.in_flight += 1;
+                self.queue(size);
                 appended += 1;
             }
             self.connection.flush()?;
             // Half a window at once, so that neither side is woken for every single event.
             let rest = if go_on { depth / 2 } else { 0 };
             while self.in_flight > rest {
-                self.take_reply()?;
+                let reply = self.connection.reply()?;
+                self.replied(reply)?;
             }
             if !go_on {
                 return Ok(appended);
@@ -141,8 +142,47 @@ impl Appender {
         }
     }
 
-    fn take_reply(&mut self) -> anyhow::Result<()> {
-        let reply = match self.connection.reply()? {
+    /// Appends `per_second` events of `size` bytes for `time`, whatever the server does, and waits until
+    /// all are acknowledged. Returns how many that were: fewer than wanted if we could not keep up, or if
+    /// so many were under way that the server can't.
+    pub(crate) fn run_at_rate(
+        &mut self,
+        size: usize,
+        per_second: f64,
+        time: Duration,
+    ) -> anyhow::Result<u64> {
+        let (begin, mut appended) = (Instant::now(), 0);
+        while begin.elapsed() < time {
+            let due = (begin.elapsed().as_secs_f64() * per_second) as u64;
+            while appended < due && self.in_flight < UNDER_WAY_MAX {
+                self.queue(size);
+                appended += 1;
+            }
+            self.connection.flush()?;
+            while let Some(reply) = self.connection.reply_now()? {
+                self.replied(reply)?;
+            }
+            std::thread::sleep(TICK);
+        }
+        while self.in_flight > 0 {
+            let reply = self.connection.reply()?;
+            self.replied(reply)?;
+        }
+        Ok(appended)
+    }
+
+    fn queue(&mut self, size: usize) {
+        let writer = &mut self.writers[self.next];
+        writer.sent += 1;
+        let data = self.payloads.next(size);
+        self.connection
+            .queue_append(writer.id, writer.sent, 1, data);
+        self.next = (self.next + 1) % self.writers.len();
+        self.in_flight += 1;
+    }
+
+    fn replied(&mut self, reply: Reply) -> anyhow::Result<()> {
+        let reply = match reply {
             Reply::DataAppended(reply) => reply,
             Reply::KeepAlive(_) => return Ok(()),
             other => bail!("instead of an acknowledgement: {other:?}"),

@@ -15,6 +15,7 @@ pub(crate) struct Usage {
     syncs: f64,
     wal_bytes: f64,
     frames: f64,
+    device_bytes: f64,
 }
 
 /// What happened between two moments.
@@ -28,6 +29,8 @@ pub(crate) struct Spent {
     pub(crate) wal_bytes: f64,
     /// Frames in them.
     pub(crate) frames: f64,
+    /// All bytes it wrote to its disk: log, files prepared for it, index, metadata.
+    pub(crate) device_bytes: f64,
 }
 
 impl Usage {
@@ -41,6 +44,7 @@ impl Usage {
             wal_bytes: count("segmentstore_wal_written_bytes_total")?,
             frames: count("segmentstore_wal_frames_total")?,
             cpu_seconds: figures::cpu_seconds(&pids)?,
+            device_bytes: figures::device_bytes(&pids)?,
             at: Instant::now(),
         })
     }
@@ -53,6 +57,7 @@ impl Usage {
             syncs: self.syncs - before.syncs,
             wal_bytes: self.wal_bytes - before.wal_bytes,
             frames: self.frames - before.frames,
+            device_bytes: self.device_bytes - before.device_bytes,
         }
     }
 }
@@ -65,6 +70,7 @@ impl Spent {
         self.syncs += other.syncs;
         self.wal_bytes += other.wal_bytes;
         self.frames += other.frames;
+        self.device_bytes += other.device_bytes;
     }
 }
 

@@ -69,6 +69,25 @@ impl Connection {
         self.reply()
     }
 
+    /// Returns the next reply if it is there already.
+    pub fn reply_now(&mut self) -> anyhow::Result<Option<Reply>> {
+        loop {
+            if let Some(frame) = FrameDecoder::next(&mut self.input)? {
+                return Ok(Some(Reply::decode(frame)?));
+            }
+            let mut bytes = [0; 64 << 10];
+            self.stream.set_nonblocking(true)?;
+            let read = self.stream.read(&mut bytes);
+            self.stream.set_nonblocking(false)?;
+            match read {
+                Ok(0) => bail!("the server closed the connection"),
+                Ok(count) => self.input.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Waits for the next reply.
     pub fn reply(&mut self) -> anyhow::Result<Reply> {
         loop {
