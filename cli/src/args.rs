@@ -212,6 +212,11 @@ pub(crate) struct StorageArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminVerb {
+    /// A controller's records: dump, load, check
+    Metadata {
+        #[command(subcommand)]
+        verb: MetadataVerb,
+    },
     /// Show what long-term storage holds
     Packs {
         #[command(subcommand)]
@@ -245,6 +250,35 @@ pub(crate) enum PacksVerb {
         pack: String,
         #[command(flatten)]
         storage: StorageArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MetadataVerb {
+    /// Print all records as text, one a line
+    #[command(
+        after_help = "Example:\n  sarit admin metadata export --data data/controller > dump.txt"
+    )]
+    Export {
+        /// The controller's directory; no controller may run on it
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Read a dump from standard input into an empty directory
+    #[command(
+        after_help = "Example:\n  sarit admin metadata import --data new/controller < dump.txt"
+    )]
+    Import {
+        /// The controller's directory; no controller may run on it
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Check that the records fit together
+    #[command(after_help = "Example:\n  sarit admin metadata fsck --data data/controller")]
+    Fsck {
+        /// The controller's directory; no controller may run on it
+        #[arg(long)]
+        data: PathBuf,
     },
 }
 

@@ -20,6 +20,7 @@ pub(crate) async fn admin(verb: AdminVerb) -> anyhow::Result<()> {
             PacksVerb::Show { storage, container } => show(&storage, container).await,
             PacksVerb::Dump { pack, storage } => dump(&storage, &pack).await,
         },
+        AdminVerb::Metadata { verb } => crate::metadata::run(verb).await,
         AdminVerb::Fsck { storage, container } => fsck(&storage, container).await,
     }
 }

@@ -24,6 +24,9 @@ pub struct Config {
     pub autoscale: autoscale::Config,
     /// How watermarks are made.
     pub watermarks: watermarks::Config,
+    /// How often, in milliseconds, streams are held against their retention policies. Lower drops data
+    /// sooner, and measures each such stream's active segments more often.
+    pub retention_period_ms: u64,
 }
 
 /// Bounds of transactions.
@@ -78,6 +81,7 @@ impl Default for Config {
             transactions: TransactionConfig::default(),
             autoscale: autoscale::Config::default(),
             watermarks: watermarks::Config::default(),
+            retention_period_ms: 10_000,
         }
     }
 }
@@ -88,6 +92,9 @@ impl Config {
     /// # Errors
     /// A sentence that names the setting.
     pub fn validate(&self) -> Result<(), String> {
+        if self.retention_period_ms == 0 {
+            return Err("setting retention_period_ms: a period is at least 1 ms".to_owned());
+        }
         let TransactionConfig {
             lease_min_ms: min,
             lease_max_ms: max,

@@ -102,6 +102,7 @@ pub struct Controller {
     watermarking: watermarks::Worker,
     tracker: TaskTracker,
     stop_tasks: CancellationToken,
+    retention_period: Duration,
 }
 
 /// Runs a controller until `stop`.
@@ -184,6 +185,7 @@ impl Controller {
             watermarking,
             tracker,
             stop_tasks,
+            retention_period: Duration::from_millis(config.retention_period_ms),
         })
     }
 
@@ -240,6 +242,15 @@ impl Controller {
             .spawn(worker.run(reports, self.stop_tasks.clone()));
         self.tracker
             .spawn(self.watermarking.run(self.stop_tasks.clone()));
+        let (stopped, retaining) = (self.stop_tasks.clone(), tasks.clone());
+        let period = self.retention_period;
+        self.tracker.spawn(async move {
+            tokio::select! {
+                biased;
+                () = periodic::retention::run(retaining, period) => {}
+                () = stopped.cancelled() => {}
+            }
+        });
         let store = self.health.store.clone();
         let internal = api::serve::Internal {
             hosts: self.service.hosts.clone(),

@@ -17,6 +17,8 @@ const TASK_RETRIES: &str = "controller_task_retries_total";
 const TRANSACTIONS_OPEN: &str = "controller_transactions_open";
 const TRANSACTIONS: &str = "controller_transactions_total";
 const ROLLED: &str = "controller_rolling_commits_total";
+const RETENTION: &str = "controller_retention_checks_total";
+const TASKS_POISONED: &str = "controller_tasks_poisoned_total";
 const STORES: &str = "controller_segment_stores";
 const LOAD_REPORTS: &str = "controller_load_reports_total";
 const AUTOSCALE_STREAMS: &str = "controller_autoscale_streams";
@@ -48,6 +50,11 @@ pub(crate) fn describe() {
     describe_counter!(
         ROLLED,
         "Commits of transactions begun before the stream was scaled"
+    );
+    describe_counter!(RETENTION, "Streams held against their retention policy");
+    describe_counter!(
+        TASKS_POISONED,
+        "Tasks given up because the segment store refused them, by kind"
     );
     describe_gauge!(STORES, "Segment stores heard of recently");
     describe_counter!(WATERMARKS, "Watermarks appended to mark streams");
@@ -143,4 +150,12 @@ pub(crate) fn watermark_failed() {
 
 pub(crate) fn watermark_streams(streams: usize) {
     gauge!(WATERMARK_STREAMS).set(streams as f64);
+}
+
+pub(crate) fn retention_looked() {
+    counter!(RETENTION).increment(1);
+}
+
+pub(crate) fn task_poisoned(kind: &'static str) {
+    counter!(TASKS_POISONED, "kind" => kind).increment(1);
 }

@@ -36,6 +36,7 @@ pub(crate) struct MemorySegments {
     segments: Arc<Mutex<BTreeMap<String, Fake>>>,
     events: Arc<Mutex<BTreeMap<String, Events>>>,
     away: Arc<AtomicBool>,
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl MemorySegments {
@@ -57,6 +58,21 @@ impl MemorySegments {
     /// Makes every call fail, or no longer.
     pub(crate) fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::Relaxed);
+    }
+
+    /// Makes calls on segments refused whose name contains this, or none.
+    pub(crate) fn refuse(&self, what: Option<&str>) {
+        *self.refused.lock() = what.map(str::to_owned);
+    }
+
+    /// Fails for a segment that is refused.
+    fn admit(&self, segment: &str) -> Result<(), Error> {
+        self.check()?;
+        let refused = self.refused.lock();
+        match refused.as_ref().filter(|what| segment.contains(*what)) {
+            Some(_) => Err(Error::Refused(format!("{segment} is not liked"))),
+            None => Ok(()),
+        }
     }
 
     fn with<R>(&self, segment: &str, change: impl FnOnce(&mut Fake) -> R) -> Result<R, Error> {
@@ -82,7 +98,7 @@ impl SegmentStore for MemorySegments {
     }
 
     async fn create(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
-        self.check()?;
+        self.admit(segment)?;
         let fake = Fake {
             policy,
             ..Fake::default()
@@ -99,10 +115,12 @@ impl SegmentStore for MemorySegments {
     }
 
     async fn seal(&self, segment: &str) -> Result<(), Error> {
+        self.admit(segment)?;
         self.with(segment, |fake| fake.sealed = true)
     }
 
     async fn truncate(&self, segment: &str, offset: Offset) -> Result<(), Error> {
+        self.admit(segment)?;
         let cut = self.with(segment, |fake| {
             let possible = offset.0 <= fake.length;
             if possible {

@@ -19,9 +19,11 @@ const CONTROLLER: [&str; 4] = ["--package", "sarit-controller", "--lib", "tasks"
 
 /// The containers' own histories: these tests fail if there is a bug.
 const CONTAINER: [&str; 4] = ["--package", "sarit-container", "--lib", "histories"];
+/// The rule of retention, and streams under it.
+const RETENTION: [&str; 4] = ["--package", "sarit-controller", "--lib", "retention"];
 
 /// The bugs that the code can carry, see the `cfg(planted = …)` in the sources, and who finds them.
-const BUGS: [(&str, [&str; 4]); 11] = [
+const BUGS: [(&str, [&str; 4]); 12] = [
     ("ack_before_sync", WORLDS),
     ("skip_sync", WORLDS),
     ("skip_dedupe", WORLDS),
@@ -33,6 +35,7 @@ const BUGS: [(&str, [&str; 4]); 11] = [
     ("flush_before_commit", CONTAINER),
     ("collect_referenced", CONTAINER),
     ("stale_extent", CONTAINER),
+    ("truncate_past_subscriber", RETENTION),
 ];
 
 /// Runs the tests with each bug whose name contains one of `only`, or with all.

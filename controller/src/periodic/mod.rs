@@ -1,3 +1,4 @@
-//! What happens by the clock: open transactions whose lease is over end.
+//! What happens by the clock: transactions whose lease is over end, streams stay within their retention.
 
 pub(crate) mod leases;
+pub(crate) mod retention;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sarit_proto::controller::{ReaderGroupConfiguration, StreamConfig};
+use sarit_proto::controller::{KeyValueTableConfig, ReaderGroupConfiguration, StreamConfig};
 use sarit_proto::ids::{SegmentId, TransactionId};
 use sarit_proto::key_range::KeyRange;
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
@@ -62,6 +62,14 @@ pub(crate) struct Status {
     /// The lowest segment number never used; 0 before the first scaling.
     pub(crate) next_number: i32,
     pub(crate) revision: Revision,
+}
+
+/// A key-value table's row.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) id: StreamId,
+    pub(crate) visible: bool,
+    pub(crate) config: KeyValueTableConfig,
 }
 
 type Result<T> = std::result::Result<T, Error>;
@@ -283,6 +291,26 @@ impl Catalog {
         let rows = page.entries.iter();
         rows.map(|(key, row)| Ok(records::decode(key, &row.value)?))
             .collect()
+    }
+
+    /// Returns a table's row, also of one that clients may not see.
+    pub(crate) async fn table(
+        &self,
+        scope: &ScopeName,
+        table: &StreamName,
+    ) -> Result<Option<Row<Table>>> {
+        let key = keys::table(scope, table);
+        let Some(row) = self.row::<records::Table>(&key).await? else {
+            return Ok(None);
+        };
+        let config = row.value.config;
+        let value = Table {
+            id: parse_id(&key, &row.value.id)?,
+            visible: row.value.visible,
+            config: config.ok_or_else(|| Damaged::new(&key, "holds no configuration"))?,
+        };
+        let revision = row.revision;
+        Ok(Some(Row { value, revision }))
     }
 
     pub(crate) async fn group(

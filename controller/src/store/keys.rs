@@ -16,7 +16,10 @@
 //! x/{stream id}/o/{transaction id}       Transaction that has not ended
 //! x/{stream id}/c/{order: 16 hex digits} Queued: a transaction to be committed, in this order
 //! xd/{day}/{stream id}/{transaction id}  Ended: how it ended; days are dropped whole
+//! cut/{stream id}/{ms: 16 hex digits}    RecordedCut: where the tail was then, for retention
+//! ret/{scope}/{stream}                   (empty) a stream to be retained; may be stale: Config decides
 //! tag/{scope}/{tag} NUL {stream}         (empty) may be stale: the stream's Config decides
+//! kvt/{scope}/{table}                    Table
 //! rg/{scope}/{group}                     ReaderGroup
 //! sub/{scope}/{stream}/{scope}/{group}   Subscriber; may be stale: the group's record decides
 //! ```
@@ -150,12 +153,35 @@ pub(crate) fn ended(day: i64, id: StreamId, transaction: TransactionId) -> Strin
     format!("{ENDED}{day:08x}/{id}/{:032x}", transaction.0)
 }
 
+/// Streams with a retention policy.
+pub(crate) const RETENTION: &str = "ret/";
+
+pub(crate) fn retention(stream: &ScopedStream) -> String {
+    format!("{RETENTION}{stream}")
+}
+
+pub(crate) fn cuts(id: StreamId) -> String {
+    format!("cut/{id}/")
+}
+
+pub(crate) fn cut(id: StreamId, at_ms: i64) -> String {
+    format!("cut/{id}/{at_ms:016x}")
+}
+
 pub(crate) fn tagged(scope: &ScopeName, tag: &str) -> String {
     format!("tag/{scope}/{tag}\0")
 }
 
 pub(crate) fn tag(stream: &ScopedStream, tag: &str) -> String {
     format!("{}{}", tagged(&stream.scope, tag), stream.stream)
+}
+
+pub(crate) fn tables_in(scope: &ScopeName) -> String {
+    format!("kvt/{scope}/")
+}
+
+pub(crate) fn table(scope: &ScopeName, table: &StreamName) -> String {
+    format!("{}{table}", tables_in(scope))
 }
 
 pub(crate) fn groups_in(scope: &ScopeName) -> String {

@@ -9,6 +9,7 @@ pub(crate) mod catalog;
 #[cfg(test)]
 mod conformance;
 mod directory;
+mod fsck;
 pub(crate) mod keys;
 mod memory;
 pub(crate) mod records;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::directory::OpenError;
+pub use self::fsck::{ImportError, export, fsck, import};
 pub use self::memory::MemoryStore;
 pub use self::sled::{SledStore, open_sled};
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use sarit_proto::controller::{ReaderGroupConfiguration, StreamConfig};
+use sarit_proto::controller::{KeyValueTableConfig, ReaderGroupConfiguration, StreamConfig};
 
 /// The version byte of everything written today.
 const VERSION: u8 = 1;
@@ -161,7 +161,7 @@ pub(crate) struct Work {
     pub(crate) scope: String,
     #[prost(string, tag = "2")]
     pub(crate) stream: String,
-    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
     pub(crate) job: Option<Job>,
 }
 
@@ -188,6 +188,29 @@ pub(crate) enum Job {
     /// Commit transactions begun in an earlier epoch, in two epochs of their own.
     #[prost(message, tag = "16")]
     Roll(RollJob),
+    /// Make a table's segments, then show it.
+    #[prost(message, tag = "17")]
+    CreateTable(TableJob),
+    /// Delete a table's segments, then its record.
+    #[prost(message, tag = "18")]
+    DeleteTable(TableJob),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TableJob {}
+
+/// A key-value table.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Table {
+    /// 32 hex digits; names its work row.
+    #[prost(string, tag = "1")]
+    pub(crate) id: String,
+    /// Whether clients may see it: not while it is being created or deleted.
+    #[prost(bool, tag = "2")]
+    pub(crate) visible: bool,
+    /// As the client gave it.
+    #[prost(message, optional, tag = "3")]
+    pub(crate) config: Option<KeyValueTableConfig>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -247,6 +270,19 @@ pub(crate) struct Queued {
     pub(crate) high: u64,
     #[prost(fixed64, tag = "3")]
     pub(crate) low: u64,
+}
+
+/// Where a stream's tail was.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RecordedCut {
+    /// Milliseconds since the Unix epoch.
+    #[prost(int64, tag = "1")]
+    pub(crate) at_ms: i64,
+    /// Bytes of the stream before it, since its creation.
+    #[prost(int64, tag = "2")]
+    pub(crate) size: i64,
+    #[prost(btree_map = "int64, int64", tag = "3")]
+    pub(crate) cut: BTreeMap<i64, i64>,
 }
 
 /// How a transaction ended.

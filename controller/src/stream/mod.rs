@@ -3,6 +3,7 @@
 //! - [`epoch`]: which segments were active when, and who succeeds whom;
 //! - [`scale`]: which segments may be replaced by which;
 //! - [`stream_cuts`]: positions across a stream, their order, what lies between two of them;
+//! - [`retention`]: where a stream may be cut off;
 //! - [`transaction`]: a transaction's states, and how long it may stay open;
 //! - [`lifecycle`]: which change is allowed in which state;
 //! - [`config`]: what a configuration may ask for.
@@ -10,6 +11,7 @@
 pub(crate) mod config;
 pub(crate) mod epoch;
 pub(crate) mod lifecycle;
+pub(crate) mod retention;
 pub(crate) mod scale;
 pub(crate) mod stream_cuts;
 pub(crate) mod transaction;

@@ -73,6 +73,11 @@ impl StreamCut {
         Self(segments.map(|segment| (*segment, 0)).collect())
     }
 
+    /// Returns the segments and offsets.
+    pub(crate) fn offsets(&self) -> impl Iterator<Item = (SegmentId, i64)> {
+        self.0.iter().map(|(segment, offset)| (segment.id, *offset))
+    }
+
     /// Returns whether nothing of this cut is before `other`.
     pub(crate) fn is_at_or_after(&self, other: &Self) -> bool {
         self.0.iter().all(|(mine, my_offset)| {
@@ -129,6 +134,31 @@ impl StreamCut {
             KeyRange::new(start, end).map(|common| (segment, common))
         })
     }
+}
+
+/// Returns, at each key, the earliest of what the cuts name; nothing if there are none, or if that is no
+/// cut of this stream.
+pub(crate) fn earliest(cuts: &[Cut], epochs: &Epochs) -> Option<(Cut, StreamCut)> {
+    let known = epochs.segments();
+    // In the order of creation: an earlier segment has all keys it shares with a later one.
+    let mut lowest = BTreeMap::new();
+    for (id, offset) in cuts.iter().flatten() {
+        let lower = lowest.entry(*id).or_insert(*offset);
+        if rank(*offset) < rank(*lower) {
+            *lower = *offset;
+        }
+    }
+    let mut cut = Cut::new();
+    let mut taken: Vec<KeyRange> = Vec::new();
+    for (id, offset) in lowest {
+        let range = known.get(&id)?.range;
+        if !taken.iter().any(|other| other.overlaps(range)) {
+            taken.push(range);
+            cut.insert(id, offset);
+        }
+    }
+    let placed = StreamCut::new(&cut, epochs).ok()?;
+    Some((cut, placed))
 }
 
 /// "All of the segment" is behind every offset in it.
@@ -209,6 +239,19 @@ mod tests {
         let head = StreamCut::head(&history);
         let ids = StreamCut::between(&head, None, &history);
         assert_eq!(numbers(&ids), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_earliest_of_several_cuts_is_found_key_by_key() {
+        let history = history();
+        let early = |cuts: &[Cut]| earliest(cuts, &history).map(|(cut, _)| cut);
+        let (parent, children) = (cut(&[(0, 0, 7)]), cut(&[(1, 1, 5), (1, 2, 6)]));
+        assert_eq!(early(&[children.clone(), parent.clone()]), Some(parent));
+        let mixed = cut(&[(2, 3, 1), (2, 4, 2), (1, 2, 4)]);
+        let both = cut(&[(1, 1, 5), (1, 2, 4)]);
+        assert_eq!(early(&[mixed, children]), Some(both));
+        assert_eq!(early(&[]), None);
+        assert_eq!(early(&[cut(&[(9, 9, 0)])]), None);
     }
 
     #[test]

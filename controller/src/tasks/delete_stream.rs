@@ -5,6 +5,7 @@ use sarit_proto::names::ScopedStream;
 
 use super::create_stream::name_row;
 use super::hints::{tags, with_hints};
+use super::retain_stream::recorded;
 use super::update_stream::refused;
 use super::{Answer, Begun, Context, Error, Result, begun, work_row};
 use crate::segments::Call;
@@ -99,6 +100,8 @@ pub(super) async fn work(
             .delete(keys::epoch(*id, 0));
         let config = context.catalog.config(*id).await?.value;
         hints.extend(tags(stream, Some(&config), None));
+        let cuts = recorded(context, *id).await?.into_iter();
+        hints.extend(cuts.map(|key| (key, Operation::Delete)));
         // Newest first: what a crash leaves is still a history without a gap.
         let later = (1..epochs.len()).rev();
         hints.extend(later.map(|number| (keys::epoch(*id, number), Operation::Delete)));

@@ -1,4 +1,4 @@
-//! Index rows that may be stale: tags, subscriptions.
+//! Index rows that may be stale: tags, streams to be retained, subscriptions.
 //!
 //! A row is believed only as far as the record it points to agrees, so rows may be written a little
 //! early and removed a little late, and as many as there are, in transactions of their own. The few
@@ -38,18 +38,28 @@ pub(super) async fn with_hints(
     Ok(transaction)
 }
 
-/// Returns the changes of tag rows from one configuration to another, either of which may be missing.
+/// Returns the changes of tag rows and of the row of streams to be retained from one configuration to
+/// another, either of which may be missing.
 pub(super) fn tags(
     stream: &ScopedStream,
-    before: Option<&StreamConfig>,
-    after: Option<&StreamConfig>,
+    before_config: Option<&StreamConfig>,
+    after_config: Option<&StreamConfig>,
 ) -> Vec<Hint> {
-    let (before, after) = (tags_of(before), tags_of(after));
+    let (before, after) = (tags_of(before_config), tags_of(after_config));
     let added = after.difference(&before);
     let added = added.map(|tag| (keys::tag(stream, tag), Operation::Put(Bytes::new())));
     let removed = before.difference(&after);
     let removed = removed.map(|tag| (keys::tag(stream, tag), Operation::Delete));
-    added.chain(removed).collect()
+    let retained = |config: Option<&StreamConfig>| {
+        config.is_some_and(|config| config.retention_policy.is_some())
+    };
+    let retention = match (retained(before_config), retained(after_config)) {
+        (false, true) => Some(Operation::Put(Bytes::new())),
+        (true, false) => Some(Operation::Delete),
+        _ => None,
+    };
+    let retention = retention.map(|operation| (keys::retention(stream), operation));
+    added.chain(removed).chain(retention).collect()
 }
 
 fn tags_of(config: Option<&StreamConfig>) -> BTreeSet<&str> {

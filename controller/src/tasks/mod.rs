@@ -8,16 +8,20 @@
 //!
 //! A task runs by itself: a caller that stops waiting does not stop it. Callers wait for
 //! [`PATIENCE`]; one that asks for the same again meanwhile joins the running task. A task whose
-//! segment store is away goes on trying, with a delay, until the controller stops; then the row stays.
+//! segment store is away goes on trying, with a delay, until the controller stops; then the row stays. One
+//! that the segment store refuses ends, see `give_up`.
 
 mod commit_transactions;
 mod create_group;
 mod create_stream;
 mod delete_group;
 mod delete_stream;
+mod give_up;
 pub(crate) mod hints;
+mod retain_stream;
 pub(crate) mod scale_stream;
 mod seal_stream;
+mod tables;
 #[cfg(test)]
 mod tests;
 pub(crate) mod transactions;
@@ -35,7 +39,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _};
 use parking_lot::Mutex;
 use sarit_env::{Clock, Rng};
-use sarit_proto::controller::{ReaderGroupConfiguration, StreamConfig};
+use sarit_proto::controller::{KeyValueTableConfig, ReaderGroupConfiguration, StreamConfig};
 use sarit_proto::ids::{Offset, SegmentId};
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName, StreamSegment};
 use tokio::sync::{Semaphore, watch};
@@ -79,6 +83,8 @@ pub(crate) enum Request {
     Seal,
     /// Drop what is before a cut; numbers as the client gave them.
     Truncate(BTreeMap<i64, i64>),
+    /// Record a cut at the tail, and drop what the retention policy allows.
+    Retain,
     /// Replace segments by others.
     Scale(Scaling),
     /// Remove it.
@@ -89,6 +95,10 @@ pub(crate) enum Request {
     UpdateGroup(ReaderGroupConfiguration),
     /// Remove the group with this id.
     DeleteGroup(String),
+    /// Make a key-value table; the task runs under the name of its segments.
+    CreateTable(KeyValueTableConfig),
+    /// Remove a key-value table.
+    DeleteTable,
     /// Commit some of the transactions whose commit was accepted.
     Commit,
     /// Finish what a crash interrupted.
@@ -158,7 +168,12 @@ impl From<Damaged> for Error {
 
 impl From<segments::Error> for Error {
     fn from(error: segments::Error) -> Self {
-        Self::Unavailable(error.to_string())
+        match error {
+            segments::Error::Refused(_) => Self::Invalid(error.to_string()),
+            segments::Error::Unavailable(_)
+            | segments::Error::Missing(_)
+            | segments::Error::Sealed(_) => Self::Unavailable(error.to_string()),
+        }
     }
 }
 
@@ -372,11 +387,14 @@ impl Request {
             Self::Update(_) => "update stream",
             Self::Seal => "seal stream",
             Self::Truncate(_) => "truncate stream",
+            Self::Retain => "retain stream",
             Self::Scale(_) => "scale stream",
             Self::Delete => "delete stream",
             Self::CreateGroup(_) => "create reader group",
             Self::UpdateGroup(_) => "update reader group",
             Self::DeleteGroup(_) => "delete reader group",
+            Self::CreateTable(_) => "create table",
+            Self::DeleteTable => "delete table",
             Self::Commit => "commit transactions",
             Self::Resume => "resume",
         }
@@ -398,11 +416,14 @@ impl Context {
                 Request::Update(config) => update_stream::begin(self, stream, config).await?,
                 Request::Seal => seal_stream::begin(self, stream).await?,
                 Request::Truncate(cut) => truncate_stream::begin(self, stream, cut).await?,
+                Request::Retain => retain_stream::begin(self, stream).await?,
                 Request::Scale(wanted) => scale_stream::begin(self, stream, wanted).await?,
                 Request::Delete => delete_stream::begin(self, stream).await?,
                 Request::CreateGroup(config) => create_group::begin(self, stream, config).await?,
                 Request::UpdateGroup(config) => update_group::begin(self, stream, config).await?,
                 Request::DeleteGroup(id) => delete_group::begin(self, stream, id).await?,
+                Request::CreateTable(config) => tables::create(self, stream, config).await?,
+                Request::DeleteTable => tables::delete(self, stream).await?,
                 Request::Commit => commit_transactions::begin(self, stream).await?,
                 Request::Resume => Begun::Answered(Answer::Done),
             };
@@ -422,8 +443,12 @@ impl Context {
 
     /// Finishes the stream's unfinished task, if a crash left one.
     async fn finish_left_over(&self, stream: &ScopedStream) -> Result<()> {
-        match self.catalog.name(stream).await? {
-            Some(found) => self.work_off(stream, found.id).await,
+        let id = match stream.stream.table() {
+            Some(_) => tables::id_of(self, stream).await?,
+            None => self.catalog.name(stream).await?.map(|found| found.id),
+        };
+        match id {
+            Some(id) => self.work_off(stream, id).await,
             None => Ok(()),
         }
     }
@@ -431,14 +456,22 @@ impl Context {
     /// Does what the work row says, until it is done.
     async fn work_off(&self, stream: &ScopedStream, id: StreamId) -> Result<()> {
         let mut delay = RETRY_DELAY_MIN;
+        let mut refused = None;
         loop {
             let Some(work) = self.catalog.work(id).await? else {
-                return Ok(());
+                return refused.map_or(Ok(()), |reason| Err(Error::Invalid(reason)));
             };
             let unavailable = match self.work_once(stream, id, &work).await {
                 // One task may have put another in its place.
                 Ok(()) => continue,
                 Err(Error::Unavailable(reason)) => reason,
+                Err(Error::Invalid(reason)) => {
+                    if !give_up::give_up(self, stream, id, &work, &reason).await? {
+                        return Err(Error::Invalid(reason));
+                    }
+                    refused = Some(reason);
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             warn!(%stream, reason = %unavailable, "task waits for the segment store");
@@ -462,6 +495,8 @@ impl Context {
             Job::Seal(_) => seal_stream::work(self, stream, id, work.revision, done).await,
             Job::Truncate(job) => truncate_stream::work(self, stream, id, job, done).await,
             Job::Delete(job) => delete_stream::work(self, stream, id, job, done).await,
+            Job::CreateTable(_) => tables::work(self, stream, true, done).await,
+            Job::DeleteTable(_) => tables::work(self, stream, false, done).await,
             Job::Roll(job) => commit_transactions::work(self, stream, id, job, done).await,
             Job::Scale(job) => scale_stream::work(self, stream, id, job, done).await,
         }
@@ -546,6 +581,8 @@ fn kind(work: &Work) -> &'static str {
         Some(Job::Delete(_)) => "delete stream",
         Some(Job::Scale(_)) => "scale stream",
         Some(Job::Roll(_)) => "roll transactions",
+        Some(Job::CreateTable(_)) => "create table",
+        Some(Job::DeleteTable(_)) => "delete table",
         None => "unknown",
     }
 }

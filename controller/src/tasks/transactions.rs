@@ -381,7 +381,7 @@ impl Tasks {
     }
 
     /// Drops the days of completed transactions that are over.
-    async fn forget_ended(&self) -> Result<()> {
+    pub(crate) async fn forget_ended(&self) -> Result<()> {
         let context = &self.0;
         let oldest = keys::ended_on((today(context) - DAYS_KEPT).max(0));
         loop {

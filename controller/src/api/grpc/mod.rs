@@ -1,7 +1,7 @@
 //! The controller's API, one function per call.
 //!
-//! - [`scopes`], [`streams`], [`segments`], [`transactions`], [`reader_groups`], [`watermarks`]: the calls,
-//!   by subject;
+//! - [`scopes`], [`streams`], [`segments`], [`transactions`], [`reader_groups`], [`tables`],
+//!   [`watermarks`]: the calls, by subject;
 //! - [`convert`]: parsing names, errors to statuses, values to messages.
 //!
 //! Clients repeat calls that fail with most statuses for a minute or more. So what can never succeed
@@ -13,6 +13,7 @@ mod reader_groups;
 mod scopes;
 mod segments;
 mod streams;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -121,6 +122,14 @@ service! {
         check_transaction_state(TxnRequest) -> TxnState = transactions::state;
         list_completed_transactions(ListCompletedTxnRequest) -> ListCompletedTxnResponse
             = transactions::list_completed;
+        create_key_value_table(KeyValueTableConfig) -> CreateKeyValueTableStatus = tables::create;
+        get_current_segments_key_value_table(KeyValueTableInfo) -> SegmentRanges
+            = tables::segments;
+        list_key_value_tables_in_scope(KvTablesInScopeRequest) -> KvTablesInScopeResponse
+            = tables::list;
+        get_key_value_table_configuration(KeyValueTableInfo) -> KeyValueTableConfigResponse
+            = tables::configuration;
+        delete_key_value_table(KeyValueTableInfo) -> DeleteKvTableStatus = tables::delete;
         list_subscribers(StreamInfo) -> SubscribersResponse = reader_groups::subscribers;
         update_subscriber_stream_cut(SubscriberStreamCut) -> UpdateSubscriberStatus
             = reader_groups::update_subscriber;
@@ -137,15 +146,5 @@ service! {
     unbuilt {
         get_controller_to_bucket_mapping(ControllerToBucketMappingRequest)
             -> ControllerToBucketMappingResponse = "the mapping of controllers to buckets";
-        create_key_value_table(KeyValueTableConfig) -> CreateKeyValueTableStatus
-            = "creating a key-value table";
-        get_current_segments_key_value_table(KeyValueTableInfo) -> SegmentRanges
-            = "the segments of a key-value table";
-        list_key_value_tables_in_scope(KvTablesInScopeRequest) -> KvTablesInScopeResponse
-            = "the list of key-value tables";
-        get_key_value_table_configuration(KeyValueTableInfo) -> KeyValueTableConfigResponse
-            = "the configuration of a key-value table";
-        delete_key_value_table(KeyValueTableInfo) -> DeleteKvTableStatus
-            = "deleting a key-value table";
     }
 }

@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::Service;
 use super::convert::{invalid, scope_name};
+use super::tables::segments_of;
 use crate::store::catalog::PAGE;
 use crate::store::records::{self, encode};
 use crate::store::{Expect, Outcome, Transaction, keys};
@@ -135,6 +136,7 @@ async fn delete_empty(service: &Service, scope: &ScopeName) -> Result<Deleted, S
         .expect(keys::scope(scope), Expect::At(revision))
         .expect(keys::names_in(scope), Expect::NothingUnder)
         .expect(keys::groups_in(scope), Expect::NothingUnder)
+        .expect(keys::tables_in(scope), Expect::NothingUnder)
         .delete(keys::scope(scope));
     match commit(service, delete).await? {
         Outcome::Committed(_) => Ok(Deleted::Success),
@@ -145,7 +147,7 @@ async fn delete_empty(service: &Service, scope: &ScopeName) -> Result<Deleted, S
     }
 }
 
-/// Deletes a page of what is in a scope: groups, users' streams, then what is left of internal ones.
+/// Deletes a page of what is in a scope: groups, tables, users' streams, then what is left of internal ones.
 /// Returns how much it was.
 async fn delete_contents(service: &Service, scope: &ScopeName) -> Result<usize, Status> {
     let mut count = 0;
@@ -159,6 +161,11 @@ async fn delete_contents(service: &Service, scope: &ScopeName) -> Result<usize, 
         };
         let request = Request::DeleteGroup(row.value.reader_group_id);
         service.tasks.run(&stream, request).await?;
+        count += 1;
+    }
+    for table in names_under(service, &keys::tables_in(scope)).await? {
+        let stream = segments_of(scope, &table);
+        service.tasks.run(&stream, Request::DeleteTable).await?;
         count += 1;
     }
     for internal in [false, true] {

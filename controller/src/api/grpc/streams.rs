@@ -162,9 +162,9 @@ pub(super) async fn list_tagged(
 }
 
 /// A page of names behind `asked`, with their values; the last name; whether there may be more.
-type Rows = (Vec<(String, bytes::Bytes)>, Option<String>, bool);
+pub(super) type Rows = (Vec<(String, bytes::Bytes)>, Option<String>, bool);
 
-async fn rows(service: &Service, prefix: &str, asked: &str) -> Result<Rows, Status> {
+pub(super) async fn rows(service: &Service, prefix: &str, asked: &str) -> Result<Rows, Status> {
     let after = (!asked.is_empty()).then(|| format!("{prefix}{asked}"));
     let page = service.catalog.store.range(prefix, after.as_deref(), PAGE);
     let entries = page.await.map_err(crate::tasks::Error::from)?.entries;

@@ -1,3 +1,4 @@
+mod retention;
 mod transactions;
 
 use sarit_proto::controller::scaling_policy::ScalingPolicyType;
@@ -19,8 +20,17 @@ struct World {
 }
 
 fn engine(store: Arc<dyn store::MetaStore>, segments: Arc<dyn SegmentStore>, seed: u64) -> Tasks {
+    engine_at(store, segments, seed, Clock::from_fn(|| 7))
+}
+
+fn engine_at(
+    store: Arc<dyn store::MetaStore>,
+    segments: Arc<dyn SegmentStore>,
+    seed: u64,
+    clock: Clock,
+) -> Tasks {
     let bounds = crate::TransactionConfig::default().bounds();
-    let world = (Clock::from_fn(|| 7), Rng::seeded(seed), bounds);
+    let world = (clock, Rng::seeded(seed), bounds);
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     let tasks = Tasks::new(Catalog::new(store), segments, world, tracker.clone(), stop);
     let watching = tasks.clone();
@@ -52,6 +62,11 @@ impl World {
         self.tasks(1).run(&named(stream), request).await.unwrap()
     }
 
+    /// What is wrong with the records.
+    async fn faults(&self) -> Vec<String> {
+        store::fsck(Arc::new(self.store.clone())).await.unwrap()
+    }
+
     /// Everything durable, with each stream's random id replaced by its name.
     fn state(&self) -> (BTreeMap<String, String>, BTreeMap<String, Fake>) {
         let rows = self.store.snapshot();
@@ -60,6 +75,10 @@ impl World {
             if key.starts_with("n/") {
                 let row: store::records::Name = store::records::decode(key, value).unwrap();
                 names.insert(row.stream_id, format!("<{key}>"));
+            }
+            if key.starts_with("kvt/") {
+                let row: store::records::Table = store::records::decode(key, value).unwrap();
+                names.insert(row.id, format!("<{key}>"));
             }
         }
         let known = |text: &str| {
@@ -172,6 +191,17 @@ fn split() -> Transition {
     }
 }
 
+fn table(name: &str) -> KeyValueTableConfig {
+    KeyValueTableConfig {
+        scope: "sc".to_owned(),
+        kvt_name: name.to_owned(),
+        partition_count: 3,
+        primary_key_length: 8,
+        secondary_key_length: 4,
+        rollover_size_bytes: 0,
+    }
+}
+
 /// A change, what must be there before it, and the answers that a second asking may get.
 struct Scenario {
     name: &'static str,
@@ -185,6 +215,7 @@ fn scenarios() -> Vec<Scenario> {
     let create = || ("st", Request::Create(config("st", 3, &["a", "b"])));
     let seal = || ("st", Request::Seal);
     let scale = || ("st", reshape());
+    let create_table = || ("t_kvtable", Request::CreateTable(table("t")));
     let create_group = || Request::CreateGroup(group("g", &["st", "other"]));
     vec![
         Scenario {
@@ -293,6 +324,20 @@ fn scenarios() -> Vec<Scenario> {
             again: vec![Answer::Generation(1), Answer::StaleGroup],
         },
         Scenario {
+            name: "create table",
+            stream: "t_kvtable",
+            before: vec![],
+            change: create_table().1,
+            again: vec![Answer::Done, Answer::Exists],
+        },
+        Scenario {
+            name: "delete table",
+            stream: "t_kvtable",
+            before: vec![create_table()],
+            change: Request::DeleteTable,
+            again: vec![Answer::Done, Answer::NotThere],
+        },
+        Scenario {
             name: "delete group",
             stream: "_RGg",
             before: vec![create(), ("_RGg", create_group())],
@@ -349,6 +394,7 @@ async fn a_crash_between_any_two_effects_changes_nothing_about_the_end() {
             let again = reborn.run(&stream, scenario.change.clone()).await.unwrap();
             assert!(scenario.again.contains(&again), "{place}: {again:?}");
             assert_eq!(world.state(), expected.state(), "{place}");
+            assert_eq!(world.faults().await, [""; 0], "{place}");
         }
     }
 }

@@ -186,6 +186,7 @@ async fn a_crash_between_any_two_effects_of_a_transaction_changes_nothing_about_
             play(&world, &reborn, story, &ids).await.expect(&place);
             assert_eq!(world.merged(), expected.merged(), "{place}");
             assert_eq!(world.state(), expected.state(), "{place}");
+            assert_eq!(world.faults().await, [""; 0], "{place}");
             effects += 1;
         }
         let open = story.acts.len() < ids.len() && !story.name.contains("seal");

@@ -41,6 +41,8 @@ final class Compat {
         all.addAll(RevisionedScenarios.ALL);
         all.addAll(BatchScenarios.ALL);
         all.addAll(WatermarkScenarios.ALL);
+        all.addAll(TransactionScenarios.ALL);
+        all.addAll(TableScenarios.ALL);
         return all;
     }
 

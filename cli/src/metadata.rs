@@ -1,0 +1,45 @@
+//! `sarit admin metadata`: dump, load and check a controller's records while it does not run.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use sarit_controller::store::{export, fsck, import, open_sled};
+use sarit_env::Rng;
+use sarit_env::disk::RealDisk;
+
+use crate::args::MetadataVerb;
+use crate::exit::{Exit, Failure};
+
+pub(crate) async fn run(verb: MetadataVerb) -> anyhow::Result<()> {
+    let data = match &verb {
+        MetadataVerb::Export { data } | MetadataVerb::Import { data } => data,
+        MetadataVerb::Fsck { data } => data,
+    };
+    let rng = Rng::from_os();
+    let store = open_sled(data, Arc::new(RealDisk), &rng).await;
+    let store = store.with_context(|| format!("open {}", data.display()))?;
+    match verb {
+        MetadataVerb::Export { .. } => {
+            let dump = export(&*store).await?;
+            std::io::stdout().write_all(dump.as_bytes())?;
+        }
+        MetadataVerb::Import { .. } => {
+            let dump = std::io::read_to_string(std::io::stdin()).context("read the dump")?;
+            let rows = import(&*store, &dump).await?;
+            println!("{rows} rows");
+        }
+        MetadataVerb::Fsck { .. } => {
+            let wrong = fsck(store).await?;
+            for fault in &wrong {
+                println!("{fault}");
+            }
+            if !wrong.is_empty() {
+                let message = format!("{} faults", wrong.len());
+                return Err(Failure::error(Exit::Failed, message));
+            }
+            println!("no faults");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use sarit_proto::controller::RetentionPolicy;
+
+use super::*;
+use crate::store::records::{Subscriber, encode};
+
+fn retained(kind: i32, min: i64, max: i64) -> StreamConfig {
+    let mut config = config("st", 2, &[]);
+    config.retention_policy = Some(RetentionPolicy {
+        retention_type: kind,
+        retention_param: min,
+        retention_max: max,
+    });
+    config
+}
+
+/// A world whose clock is set by hand.
+struct Timed {
+    world: World,
+    tasks: Tasks,
+    now: Arc<AtomicI64>,
+    written: u64,
+}
+
+impl Timed {
+    async fn new(config: StreamConfig) -> Self {
+        let world = World::new().await;
+        let now = Arc::new(AtomicI64::new(1_000));
+        let clock = now.clone();
+        let tasks = engine_at(
+            Arc::new(world.store.clone()),
+            Arc::new(world.segments.clone()),
+            1,
+            Clock::from_fn(move || clock.load(Ordering::Relaxed)),
+        );
+        let created = tasks.run(&named("st"), Request::Create(config)).await;
+        assert_eq!(created, Ok(Answer::Done));
+        Self {
+            world,
+            tasks,
+            now,
+            written: 0,
+        }
+    }
+
+    /// A second passes, ten bytes go to each segment, and a round of retention is made.
+    async fn second(&mut self) {
+        self.now.fetch_add(1_000, Ordering::Relaxed);
+        self.written += 10;
+        for number in 0..2 {
+            let name = format!("sc/st/{number}.#epoch.0");
+            self.world.segments.grow(&name, self.written);
+        }
+        crate::periodic::retention::round(&self.tasks).await;
+    }
+
+    fn starts(&self) -> [u64; 2] {
+        let segments = self.world.segments.all();
+        [0, 1].map(|number| segments[&format!("sc/st/{number}.#epoch.0")].start)
+    }
+
+    /// What a subscriber has read.
+    async fn publish(&self, low: i64, high: i64) {
+        let record = Subscriber {
+            reader_group_id: ID.to_owned(),
+            cut: BTreeMap::from([(0, low), (1, high)]),
+        };
+        let key = keys::subscriber(&named("st"), "sc/g");
+        let publish = Transaction::new().put(key, encode(&record));
+        let outcome = store::MetaStore::commit(&self.world.store, publish).await;
+        assert!(matches!(outcome, Ok(Outcome::Committed(_))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_and_size_are_kept_and_what_is_older_goes() {
+    // Five seconds at least; the tail moves ten bytes a second in each segment.
+    let mut timed = Timed::new(retained(1, 5_000, 0)).await;
+    for second in 1..=30_u64 {
+        timed.second().await;
+        let expected = 10 * second.saturating_sub(5);
+        assert_eq!(timed.starts(), [expected; 2], "second {second}");
+    }
+    // A hundred bytes at least: five seconds' worth.
+    let mut sized = Timed::new(retained(2, 100, 0)).await;
+    for second in 1..=30_u64 {
+        sized.second().await;
+        let expected = 10 * second.saturating_sub(5);
+        assert_eq!(sized.starts(), [expected; 2], "second {second}");
+    }
+    let rows = sized.world.store.snapshot();
+    let cuts = rows.keys().filter(|key| key.starts_with("cut/")).count();
+    assert!(cuts <= 6, "{cuts} cuts recorded");
+    // All of it goes with the stream.
+    sized.tasks.run(&named("st"), Request::Seal).await.unwrap();
+    sized
+        .tasks
+        .run(&named("st"), Request::Delete)
+        .await
+        .unwrap();
+    let left = sized.world.store.snapshot();
+    let left: Vec<&str> = left.keys().map(String::as_str).collect();
+    assert_eq!(left, ["d/sc/_MARKst", "d/sc/st", "s/sc"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_holds_retention_up_to_the_maximum() {
+    for kind in [1, 2] {
+        let (min, max) = if kind == 1 {
+            (3_000, 10_000)
+        } else {
+            (60, 200)
+        };
+        let mut timed = Timed::new(retained(kind, min, max)).await;
+        let create = Request::CreateGroup(group("g", &["st"]));
+        timed.tasks.run(&named("_RGg"), create).await.unwrap();
+        timed.publish(20, 10).await;
+        for _ in 0..8 {
+            timed.second().await;
+        }
+        assert_eq!(timed.starts(), [20, 10], "kind {kind}");
+        for _ in 0..12 {
+            timed.second().await;
+        }
+        // Twenty seconds, of which ten are the most that is kept.
+        assert_eq!(timed.starts(), [100, 100], "kind {kind}");
+        timed.publish(200, 200).await;
+        timed.second().await;
+        // All is read: three seconds are kept.
+        assert_eq!(timed.starts(), [180, 180], "kind {kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_refused_ends_with_the_reason_and_its_stream_goes_on() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let refused = async |stream: &str, request: Request| {
+        let answer = tasks.run(&named(stream), request).await;
+        assert!(
+            matches!(&answer, Err(Error::Invalid(reason)) if reason.contains("not liked")),
+            "{answer:?}"
+        );
+        assert_eq!(tasks.running(), []);
+    };
+    let create = || Request::Create(config("st", 3, &["a"]));
+    world.segments.refuse(Some("st/1.#epoch"));
+    refused("st", create()).await;
+    let rows = world.store.snapshot();
+    assert!(
+        !rows
+            .keys()
+            .any(|key| key.starts_with("n/") || key.starts_with("w/"))
+    );
+    world.segments.refuse(None);
+    assert_eq!(tasks.run(&named("st"), create()).await, Ok(Answer::Done));
+    world.segments.grow("sc/st/3.#epoch.0", 9);
+    // Numbers went on behind those of the failed creation.
+    world.segments.refuse(Some("st/"));
+    let cut = BTreeMap::from([(3, 4), (4, 0), (5, 0)]);
+    refused("st", Request::Truncate(cut)).await;
+    let wanted = scaling(&[(0, 3)], &[(0.0, 0.1), (0.1, THIRD)]);
+    refused("st", Request::Scale(wanted.clone())).await;
+    refused("st", Request::Seal).await;
+    world.segments.refuse(None);
+    // A seal cannot be taken back; what asks next finishes it.
+    let sealed = tasks.run(&named("st"), Request::Scale(wanted)).await;
+    assert_eq!(sealed, Ok(Answer::Sealed));
+    assert_eq!(
+        tasks.run(&named("st"), Request::Delete).await,
+        Ok(Answer::Done)
+    );
+}
