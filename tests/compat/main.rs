@@ -17,15 +17,12 @@ use sarit_tests::cluster::{Cluster, Layout, Role};
 /// Memory the server may take: the budget's default and what the design allows beside it.
 const RSS_MAX: u64 = (256 + 150) << 20;
 
-/// What a client does only with what comes later; see `tests/compat/README.md`.
-const NOT_YET: [&str; 1] = ["event_9_mib"];
-
 fn run(client: clients::Client, layout: Layout) {
     let name = format!("compat-{client:?}-{layout:?}").to_lowercase();
     let start = Instant::now();
     let folder = workspace(&name).expect("a folder");
     let mut cluster = Cluster::start(layout, &folder.join("data"), &folder, &[]).expect("a server");
-    let suite = run_suite(client, &cluster.uri(), &NOT_YET, &folder.join("client.log"));
+    let suite = run_suite(client, &cluster.uri(), &[], &folder.join("client.log"));
     let peak = cluster.rss_peak();
     if let Err(error) = suite {
         panic!("{error:#}\n{}", cluster.log_tail());

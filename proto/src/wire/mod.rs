@@ -16,8 +16,8 @@ pub use codec::{Encoder, FrameDecoder, RawFrame};
 pub use command::Command;
 pub use reply::Reply;
 
-/// The version we speak. 17 would promise `LocateOffset`.
-pub const VERSION: i32 = 16;
+/// The version we speak; 17 promises `LocateOffset`.
+pub const VERSION: i32 = 17;
 /// The oldest version we can talk to.
 pub const OLDEST_VERSION: i32 = 5;
 /// Bytes of type and length in front of every payload.

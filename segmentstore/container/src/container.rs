@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use sarit_proto::ids::{AttributeId, ContainerId, Offset};
+use sarit_proto::names::is_transient;
 use sarit_proto::wire::field::{TableEntry, TableKey};
 use sarit_wal::Wal;
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +28,8 @@ use crate::{
     SegmentInfo, TableInfo, lifecycle,
 };
 
+/// Transient segments deleted side by side at the start.
+const SWEPT_AT_ONCE: usize = 256;
 /// Most bytes of table entries in one answer, about.
 const TABLE_BYTES_MAX: usize = 2 << 20;
 
@@ -211,6 +215,31 @@ impl Container {
                 last_modified_ms: segment.modified_ms,
                 kind: segment.kind,
             })
+        })
+    }
+
+    /// Returns the first offset at or behind `offset` at which an append is known to end, or the length.
+    ///
+    /// Known is about one in a MiB, fewer in large segments.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSegment`], [`Error::SegmentTruncated`], [`Error::Unsupported`] for a table,
+    /// [`Error::Stopping`].
+    pub async fn locate(&self, segment: &str, offset: Offset) -> Result<Offset, Error> {
+        self.look(segment, |segment| {
+            let name = segment.name.clone();
+            match segment.kind {
+                Kind::Stream if offset.0 >= segment.start => Ok(Offset(segment.locate(offset.0))),
+                Kind::Stream => Err(Error::SegmentTruncated {
+                    segment: name,
+                    start: Offset(segment.start),
+                    given: offset,
+                }),
+                Kind::Table { .. } => Err(Error::Unsupported {
+                    segment: name,
+                    operation: "locateOffset",
+                }),
+            }
         })
     }
 
@@ -429,6 +458,7 @@ impl Container {
             merges: metrics.merges.get(),
             merges_remembered: metrics.merged.get(),
             extents: metrics.extents.get(),
+            boundaries: metrics.boundaries.get(),
             reread_bytes: metrics.reread_bytes.get(),
             served_frames: metrics.served_frames.get(),
             served_log: metrics.served_log.get(),
@@ -472,6 +502,30 @@ impl Container {
     pub async fn stop(&self) {
         self.0.shared.stopping.cancel();
         self.0.ended.cancelled().await;
+    }
+
+    /// Deletes the transient segments of connections that ended with the owner before.
+    pub(crate) async fn sweep(&self) {
+        let orphans = {
+            let state = self.0.shared.state.read();
+            let names = state.segments().map(|(_, segment)| segment.name.clone());
+            names.filter(|name| is_transient(name)).collect::<Vec<_>>()
+        };
+        if orphans.is_empty() {
+            return;
+        }
+        for some in orphans.chunks(SWEPT_AT_ONCE) {
+            let deletions = some.iter().map(|name| self.delete(name));
+            for deleted in join_all(deletions).await {
+                if let Err(error) = deleted {
+                    // The container fails; its next start tries again.
+                    tracing::warn!(container = %self.id(), %error, "transient segments are left");
+                    return;
+                }
+            }
+        }
+        let count = orphans.len();
+        tracing::info!(container = %self.id(), count, "transient segments of before deleted");
     }
 
     async fn ask<T>(

@@ -101,6 +101,8 @@ pub struct ContainerStats {
     pub merges: u64,
     /// Merges remembered, so that they can be asked for again; about 100 bytes of memory each.
     pub merges_remembered: u64,
+    /// Ends of appends that are known, 24 bytes of memory each.
+    pub boundaries: u64,
     /// Runs of segments in the log and in packs, 24 bytes of memory each.
     pub extents: u64,
     /// Bytes read back from the log for readers.

@@ -135,7 +135,9 @@ pub(crate) async fn open(
     let (shared_too, requests_too) = (shared.clone(), requests.clone());
     tasks.spawn(serve(shared_too, pipeline, requests_too, ended.clone()));
     let container = Container::new(shared, fillers, requests, ended);
-    Ok((container, Running(tasks)))
+    let running = Running(tasks);
+    container.sweep().await;
+    Ok((container, running))
 }
 
 /// What has to happen when the task ends, also when it is aborted.

@@ -89,6 +89,7 @@ pub(crate) struct Metrics {
     pub(crate) segments: Level,
     pub(crate) merged: Level,
     pub(crate) extents: Level,
+    pub(crate) boundaries: Level,
     pub(crate) table_entries: Level,
     pub(crate) table_bytes: Level,
     pub(crate) dirty: Level,
@@ -136,6 +137,7 @@ impl Metrics {
             in_flight: level("segmentstore_frames_in_flight"),
             inbox: level("segmentstore_inbox_depth"),
             segments: level("segmentstore_segments"),
+            boundaries: level("segmentstore_boundaries"),
             extents: level("segmentstore_tail_extents"),
             table_entries: level("segmentstore_table_entries"),
             table_bytes: level("segmentstore_table_bytes"),
@@ -164,6 +166,7 @@ impl Metrics {
         self.extents.set(state.totals.extents);
         self.packs.set(state.usage.packs().len() as u64);
         self.unflushed.set(state.usage.unflushed());
+        self.boundaries.set(state.totals.boundaries);
         self.table_entries.set(state.totals.table_entries);
         self.table_bytes.set(state.totals.table_bytes);
         self.dirty.set(state.dirty.len() as u64);
@@ -305,6 +308,11 @@ fn describe() {
             "Batches of appends that wait for their place in the order",
         ),
         ("segmentstore_segments", Unit::Count, "Segments"),
+        (
+            "segmentstore_boundaries",
+            Unit::Count,
+            "Ends of appends that are known; 24 bytes of memory each",
+        ),
         (
             "segmentstore_merges_remembered",
             Unit::Count,

@@ -13,17 +13,18 @@
 //! and each other. Bounds: nothing more is read from the socket while a batch is being handed over,
 //! while `OUT_BYTES_MAX` of replies wait to be written, or while the limit of requests is under way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sarit_container::{AppendOp, Appender, ConnectionCredit, Outcomes, Permit};
-use sarit_env::NetStream;
+use sarit_env::{NetStream, Rng};
 use sarit_proto::ids::ContainerId;
-use sarit_proto::wire::command::SetupAppend;
+use sarit_proto::names;
+use sarit_proto::wire::command::{CreateTransientSegment, SetupAppend};
 use sarit_proto::wire::{self, Command, Encoder, Reply, reply as replies};
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -51,12 +52,19 @@ const CROWDED_WAIT: Duration = Duration::from_secs(1);
 /// What the peer may take to close its side after we refused to go on.
 const LINGER_MAX: Duration = Duration::from_secs(1);
 
+/// Transient segments one connection may have at a time.
+const TRANSIENTS_MAX: usize = 1000;
+/// What deleting them may delay the end of their connection; what is left goes with the next start.
+const BURIAL_MAX: Duration = Duration::from_secs(60);
+
 /// What all connections of a store share.
 pub(crate) struct Shared {
     pub(crate) host: Arc<Host>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) meters: Meters,
+    /// For the names of transient segments.
+    pub(crate) rng: Rng,
 }
 
 /// One peer's connection.
@@ -76,6 +84,8 @@ pub(crate) struct Connection {
     handing_over: FuturesUnordered<BoxFuture<'static, HandedOver>>,
     requests: FuturesUnordered<BoxFuture<'static, Served>>,
     reads: usize,
+    /// Segments that go with this connection.
+    transients: BTreeSet<String>,
     /// Set once nothing more is read.
     ending: Option<Ending>,
     /// Others get their turn before the next write.
@@ -94,6 +104,8 @@ struct Ending {
 
 struct Served {
     was_read: bool,
+    /// The segment that was to be created, if it is a transient one.
+    transient: Option<String>,
     answer: Answer,
 }
 
@@ -125,6 +137,7 @@ impl Connection {
             handing_over: FuturesUnordered::new(),
             requests: FuturesUnordered::new(),
             reads: 0,
+            transients: BTreeSet::new(),
             ending: None,
             gathers: false,
             stalled_at: None,
@@ -145,6 +158,10 @@ impl Connection {
             let _ = self.write.shutdown().await;
             let _ = timeout(LINGER_MAX, self.input.linger()).await;
         }
+        let (shared, transients) = (self.shared.clone(), std::mem::take(&mut self.transients));
+        // The socket is closed before anything else is waited for.
+        drop(self);
+        bury(&shared, transients).await;
         close
     }
 
@@ -291,6 +308,7 @@ impl Connection {
         }
         match served.answer {
             Ok(reply) => {
+                self.forget_transients(&reply, served.transient);
                 if let Reply::SegmentRead(read) = &reply {
                     self.shared
                         .metrics
@@ -301,6 +319,42 @@ impl Connection {
             }
             Err(close) => self.end(close, false),
         }
+    }
+
+    /// Lets go of the transient segments that a reply says are gone, or were never created.
+    fn forget_transients(&mut self, reply: &Reply, created: Option<String>) {
+        let before = self.transients.len();
+        let mut forget = |name: &String| {
+            self.transients.remove(name);
+        };
+        match reply {
+            Reply::SegmentCreated(_) => {}
+            Reply::SegmentsMerged(merged) => forget(&merged.source),
+            Reply::SegmentsBatchMerged(batch) => {
+                let merged = batch.merged.iter();
+                merged.for_each(|merged| forget(&merged.source));
+            }
+            Reply::SegmentDeleted(deleted) => forget(&deleted.segment),
+            _ => created.iter().for_each(forget),
+        }
+        let gone = before - self.transients.len();
+        self.shared.metrics.transients.decrement(gone as f64);
+    }
+
+    /// Names a new transient segment; from here on it goes with this connection.
+    fn transient(&mut self, create: &CreateTransientSegment) -> Option<String> {
+        if self.transients.len() >= TRANSIENTS_MAX {
+            let message =
+                format!("this connection has {TRANSIENTS_MAX} transient segments already");
+            let (id, parent) = (create.request_id, &create.parent);
+            self.send(&Refused::illegal_argument(id, parent, message));
+            return None;
+        }
+        let nonce = self.shared.rng.u128();
+        let name = names::transient_segment(&create.parent, create.writer_id, nonce);
+        self.transients.insert(name.clone());
+        self.shared.metrics.transients.increment(1.0);
+        Some(name)
     }
 
     fn handed_over(&mut self, handed_over: HandedOver) {
@@ -403,6 +457,13 @@ impl Connection {
     }
 
     fn start(&mut self, command: Command, permit: Option<Permit>) {
+        let mut transient = None;
+        if let Command::CreateTransientSegment(create) = &command {
+            transient = self.transient(create);
+            if transient.is_none() {
+                return;
+            }
+        }
         let was_read = request::is_read(&command);
         let limits = &self.shared.limits;
         let mut read_wait = Duration::from_secs(limits.read_wait_seconds);
@@ -418,13 +479,34 @@ impl Connection {
             read_wait,
             stop: self.stop.clone(),
             permit,
+            transient: transient.clone(),
         };
         let answer = request::serve(command, terms);
         self.requests.push(Box::pin(async move {
             let answer = answer.await;
-            Served { was_read, answer }
+            Served {
+                was_read,
+                transient,
+                answer,
+            }
         }));
     }
+}
+
+/// Deletes the transient segments of a connection that has ended. One that is being created just now
+/// is deleted behind that: its container takes requests in order.
+async fn bury(shared: &Shared, transients: BTreeSet<String>) {
+    if transients.is_empty() {
+        return;
+    }
+    let deletions = transients.iter().map(|name| async move {
+        if let Ok(container) = shared.host.serving(shared.host.owner(name)).await {
+            // If it is there at all: it may be merged. If the container stops, its next start does it.
+            let _ = container.delete(name).await;
+        }
+    });
+    let _ = timeout(BURIAL_MAX, join_all(deletions)).await;
+    shared.metrics.transients.decrement(transients.len() as f64);
 }
 
 /// Hands a batch to its container, which is found the first time.

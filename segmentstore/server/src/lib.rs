@@ -223,6 +223,7 @@ impl Store {
             limits: config.limits.clone(),
             metrics,
             meters: inspect.meters.clone(),
+            rng: parts.rng.split(),
         };
         let mut accepting = JoinSet::new();
         accepting.spawn(listener::run(

@@ -25,6 +25,7 @@ const BYTES_IN: &str = "segmentstore_received_bytes_total";
 const BYTES_OUT: &str = "segmentstore_sent_bytes_total";
 const READ_BYTES: &str = "segmentstore_read_bytes_total";
 const READS_WAITING: &str = "segmentstore_reads_waiting";
+const TRANSIENTS: &str = "segmentstore_transient_segments";
 const REFUSALS: &str = "segmentstore_refusals_total";
 const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
 const MEMORY: &str = "segmentstore_memory_bytes";
@@ -61,6 +62,7 @@ pub(crate) struct Metrics {
     pub(crate) read_bytes: Counter,
     pub(crate) reads_waiting: Gauge,
     pub(crate) credit_waits: Counter,
+    pub(crate) transients: Gauge,
     refusals: BTreeMap<&'static str, Counter>,
 }
 
@@ -87,6 +89,11 @@ impl Metrics {
             READS_WAITING,
             Unit::Count,
             "Reads under way, most of them parked"
+        );
+        describe_gauge!(
+            TRANSIENTS,
+            Unit::Count,
+            "Segments that go with the connection that created them"
         );
         describe_counter!(REFUSALS, Unit::Count, "Requests refused, by reply");
         describe_counter!(
@@ -116,6 +123,7 @@ impl Metrics {
             read_bytes: counter!(READ_BYTES),
             reads_waiting: gauge!(READS_WAITING),
             credit_waits: counter!(CREDIT_WAITS),
+            transients: gauge!(TRANSIENTS),
             refusals: REFUSAL_KINDS
                 .into_iter()
                 .map(|kind| (kind, counter!(REFUSALS, "reply" => kind)))

@@ -16,7 +16,7 @@ use sarit_container::{Container, Error, Kind, Permit};
 use sarit_proto::ids::{AttributeId, Offset};
 use sarit_proto::wire::command::{CreateSegment, ReadSegment, TruncateSegment};
 use sarit_proto::wire::reply::{
-    SegmentAttribute, SegmentAttributeUpdated, SegmentCreated, SegmentDeleted,
+    OffsetLocated, SegmentAttribute, SegmentAttributeUpdated, SegmentCreated, SegmentDeleted,
     SegmentPolicyUpdated, SegmentRead, SegmentSealed, SegmentTruncated, StreamSegmentInfo,
 };
 use sarit_proto::wire::{Command, HEADER, PAYLOAD_MAX, Reply};
@@ -44,6 +44,8 @@ pub(crate) struct Terms {
     pub(crate) stop: CancellationToken,
     /// Memory held until the answer is there.
     pub(crate) permit: Option<Permit>,
+    /// The name of the transient segment to create.
+    pub(crate) transient: Option<String>,
 }
 
 /// Starts a request. Dropping the future takes a waiting read back.
@@ -159,6 +161,7 @@ impl What {
         let result = match command {
             Command::ReadSegment(read) => self.read(&container, read, terms).await,
             Command::GetStreamSegmentInfo(_) => self.info(&container).await,
+            Command::LocateOffset(locate) => self.locate(&container, locate.target_offset).await,
             Command::GetSegmentAttribute(get) => container
                 .attribute(&segment, get.attribute_id)
                 .await
@@ -179,6 +182,7 @@ impl What {
                     .into()
                 }),
             Command::CreateSegment(create) => self.create(&container, &create).await,
+            Command::CreateTransientSegment(_) => self.create_transient(&container, terms).await,
             Command::SealSegment(_) => container.seal(&segment).await.map(|_| {
                 SegmentSealed {
                     request_id,
@@ -238,10 +242,6 @@ impl What {
     /// Answers what this release does not do yet.
     fn unbuilt(&self, command: &Command) -> Option<Reply> {
         let operation = match command {
-            Command::CreateTransientSegment(_) => {
-                "createTransientSegment: events larger than 8 MiB are not supported yet"
-            }
-            Command::LocateOffset(_) => "locateOffset: this server speaks version 16",
             Command::FlushToStorage(_) | Command::ListStorageChunks(_) => "not served on this port",
             _ => return None,
         };
@@ -310,6 +310,28 @@ impl What {
         Ok(reply.into())
     }
 
+    /// Clients take the reply to a truncation for the news that the offset is truncated.
+    async fn locate(&self, container: &Container, target: i64) -> Result<Reply, Error> {
+        let (request_id, segment) = (self.request_id, self.segment.clone());
+        let Ok(offset) = u64::try_from(target) else {
+            return Ok(self.illegal(format!("an event is looked for at offset {target}")));
+        };
+        match container.locate(&segment, Offset(offset)).await {
+            Ok(offset) => Ok(OffsetLocated {
+                request_id,
+                segment,
+                offset: offset.0 as i64,
+            }
+            .into()),
+            Err(Error::SegmentTruncated { .. }) => Ok(SegmentTruncated {
+                request_id,
+                segment,
+            }
+            .into()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn create(&self, container: &Container, create: &CreateSegment) -> Result<Reply, Error> {
         let attributes = vec![
             (AttributeId::SCALE_POLICY_TYPE, i64::from(create.scale_type)),
@@ -323,6 +345,21 @@ impl What {
             .create(&self.segment, Kind::Stream, attributes)
             .await?;
         Ok(self.created())
+    }
+
+    /// Creates a segment that the connection has named, and will delete.
+    async fn create_transient(&self, container: &Container, terms: &Terms) -> Result<Reply, Error> {
+        let segment = terms.transient.clone().unwrap_or_default();
+        if let Err(message) = check_segment(&segment) {
+            return Ok(self.illegal(message));
+        }
+        container.create(&segment, Kind::Stream, Vec::new()).await?;
+        let request_id = self.request_id;
+        Ok(SegmentCreated {
+            request_id,
+            segment,
+        }
+        .into())
     }
 
     fn created(&self) -> Reply {

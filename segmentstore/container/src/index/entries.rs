@@ -12,6 +12,7 @@ use sarit_proto::ids::AttributeId;
 use sarit_storage::PackId;
 
 use super::{Batch, Index, keys};
+use crate::state::boundaries::Boundary;
 use crate::state::merge::Merge;
 use crate::state::writers::Numbers;
 use crate::state::{Extent, PackUse, Place, Segment, Sid};
@@ -46,6 +47,7 @@ pub(crate) struct Was {
     name: Arc<str>,
     extents: Vec<Extent>,
     numbers: Numbers,
+    boundaries: Vec<Boundary>,
     /// Keys of its table that may have changed.
     touched: BTreeSet<Bytes>,
 }
@@ -57,6 +59,7 @@ impl Before {
             name: segment.name.clone(),
             extents: segment.extents.clone(),
             numbers: segment.numbers.clone(),
+            boundaries: segment.boundaries.clone(),
             touched: BTreeSet::new(),
         }))
     }
@@ -108,6 +111,12 @@ pub(crate) fn entries(sid: Sid, segment: &Segment, put: &mut impl FnMut(Bytes, B
     for (id, number) in segment.numbers.iter() {
         put(keys::attribute(sid, id), number_value(number));
     }
+    for boundary in &segment.boundaries {
+        put(
+            keys::boundary(sid, boundary.offset),
+            boundary_value(boundary),
+        );
+    }
     for (key, version, content) in segment.table.iter().flat_map(|table| table.iter()) {
         put(keys::table_entry(sid, key), entry_value(version, content));
     }
@@ -145,6 +154,19 @@ pub(crate) fn changes(sid: Sid, before: &Before, now: &Segment, batch: &mut Batc
             );
         },
     );
+    let (old, new) = (&was.boundaries, &now.boundaries);
+    for_changes(
+        old,
+        new,
+        |boundary| boundary.offset,
+        |offset, boundary| {
+            set(
+                batch,
+                keys::boundary(sid, offset),
+                boundary.map(boundary_value),
+            );
+        },
+    );
     for key in &was.touched {
         let entry = now.table.as_ref().and_then(|table| table.entry(key));
         let entry = entry.map(|(version, content)| entry_value(version, content));
@@ -164,6 +186,9 @@ pub(crate) fn removal(sid: Sid, before: &Before, table: Option<&Table>, batch: &
     }
     for (id, _) in was.numbers.iter() {
         batch.delete(keys::attribute(sid, id));
+    }
+    for boundary in &was.boundaries {
+        batch.delete(keys::boundary(sid, boundary.offset));
     }
     let left = table.iter().flat_map(|table| table.iter());
     let left = left
@@ -242,6 +267,22 @@ pub(crate) async fn load(index: &dyn Index, sid: Sid) -> Result<Option<Segment>,
         },
     )
     .await?;
+    each(
+        index,
+        keys::of_segment(keys::Space::Boundary, sid),
+        |mut key, mut raw| {
+            if key.len() != 8 || raw.len() != 16 {
+                return Err(damaged("a boundary has a wrong length"));
+            }
+            segment.boundaries.push(Boundary {
+                offset: key.get_u64(),
+                events: raw.get_i64_le(),
+                time_ms: raw.get_i64_le(),
+            });
+            Ok(())
+        },
+    )
+    .await?;
     if let Some(table) = &mut segment.table {
         each(
             index,
@@ -311,6 +352,13 @@ fn entry_value(version: u64, content: &[u8]) -> Bytes {
     value(|out| {
         out.put_u64_le(version);
         out.put_slice(content);
+    })
+}
+
+fn boundary_value(boundary: &Boundary) -> Bytes {
+    value(|out| {
+        out.put_i64_le(boundary.events);
+        out.put_i64_le(boundary.time_ms);
     })
 }
 

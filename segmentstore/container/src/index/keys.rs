@@ -8,6 +8,7 @@
 //! 03 | sid | offset        → frame u64, or 2⁶³ + pack u64 | position u32 | length u32
 //! 04 | sid | attribute id  → i64
 //! 05 | sid | key           → version u64 | value
+//! 06 | sid | offset        → events i64 | time_ms i64
 //! 07 | sid | source hash   → merged_ms i64
 //! 08 | pack                → bytes in use u64 | bytes of all its runs u64
 //! ```
@@ -30,6 +31,7 @@ pub(crate) enum Space {
     Extent = 3,
     Attribute = 4,
     TableEntry = 5,
+    Boundary = 6,
     Merged = 7,
     Pack = 8,
 }
@@ -49,6 +51,13 @@ pub(crate) fn segment(sid: Sid) -> Bytes {
 
 pub(crate) fn extent(sid: Sid, offset: u64) -> Bytes {
     key(Space::Extent, |out| {
+        out.put_u64(sid.0);
+        out.put_u64(offset);
+    })
+}
+
+pub(crate) fn boundary(sid: Sid, offset: u64) -> Bytes {
+    key(Space::Boundary, |out| {
         out.put_u64(sid.0);
         out.put_u64(offset);
     })

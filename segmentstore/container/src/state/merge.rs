@@ -115,11 +115,16 @@ impl State {
                 .insert((target, source_hash(&gone.name)), time_ms);
             let events = if source.one_event { 1 } else { gone.events };
             let segment = self.segments.get_mut(&target).ok_or(NO_SEGMENT)?;
-            let before = segment.extents.len();
+            let before = (segment.extents.len(), segment.boundaries.len());
+            // The appends of a large event end inside of it.
+            if !source.one_event {
+                segment.absorb_boundaries(&gone, segment.length, segment.events);
+            }
             segment.absorb(&gone);
             segment.count_events(events);
-            let grown = (segment.extents.len() - before) as u64;
-            self.totals.extents += grown;
+            segment.note_boundary(time_ms);
+            self.totals.extents += (segment.extents.len() - before.0) as u64;
+            self.totals.boundaries += (segment.boundaries.len() - before.1) as u64;
             self.usage.mark(target, segment.unflushed > 0);
         }
         Ok(Effect::Wakes(target))

@@ -6,6 +6,7 @@
 //! its frame is durable. No I/O, no clock, no tokio.
 
 pub(crate) mod admit;
+pub(crate) mod boundaries;
 pub(crate) mod dirty;
 mod hash;
 pub(crate) mod merge;
@@ -50,6 +51,7 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) extents: u64,
+    pub(crate) boundaries: u64,
     pub(crate) table_entries: u64,
     pub(crate) table_bytes: u64,
 }
@@ -170,6 +172,7 @@ impl State {
     fn count(&mut self, segment: &Segment, change: fn(u64, u64) -> u64) {
         let totals = &mut self.totals;
         totals.extents = change(totals.extents, segment.extents.len() as u64);
+        totals.boundaries = change(totals.boundaries, segment.boundaries.len() as u64);
         if let Some(table) = &segment.table {
             totals.table_entries = change(totals.table_entries, table.len() as u64);
             totals.table_bytes = change(totals.table_bytes, table.bytes);
@@ -219,11 +222,11 @@ impl State {
                 if !(segment.start..=segment.length).contains(&start) {
                     return Err("a truncation outside of its segment");
                 }
-                let before = segment.extents.len();
+                let before = (segment.extents.len(), segment.boundaries.len());
                 segment.truncate(start, &mut self.usage);
                 segment.modified_ms = time_ms;
-                let dropped = (before - segment.extents.len()) as u64;
-                self.totals.extents -= dropped;
+                self.totals.extents -= (before.0 - segment.extents.len()) as u64;
+                self.totals.boundaries -= (before.1 - segment.boundaries.len()) as u64;
                 self.usage.mark(sid, segment.unflushed > 0);
                 Ok(Effect::None)
             }
@@ -343,6 +346,9 @@ impl State {
         }
         segment.count_events(run.events.into());
         segment.modified_ms = time_ms;
+        let noted = segment.boundaries.len();
+        segment.note_boundary(time_ms);
+        self.totals.boundaries += (segment.boundaries.len() - noted) as u64;
         let grown = (segment.extents.len() - before) as u64;
         self.totals.extents += grown;
         Ok(Effect::Wakes(run.sid))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sarit_proto::ids::{AttributeId, NULL_ATTRIBUTE};
 use sarit_storage::PackId;
 
+use super::boundaries::Boundary;
 use super::usage::Usage;
 use super::writers::Numbers;
 use crate::Kind;
@@ -127,6 +128,8 @@ pub(crate) struct Segment {
     pub(crate) numbers: Numbers,
     /// Where the bytes `[start, length)` lie, lowest first, without gap.
     pub(crate) extents: Vec<Extent>,
+    /// Ends of some appends behind `start`, lowest first.
+    pub(crate) boundaries: Vec<Boundary>,
     /// How many of the extents' bytes lie in the log.
     pub(crate) unflushed: u64,
     pub(crate) table: Option<Box<Table>>,
@@ -148,6 +151,7 @@ impl Segment {
             events: if table.is_some() { NULL_ATTRIBUTE } else { 0 },
             numbers: Numbers::default(),
             extents: Vec::new(),
+            boundaries: Vec::new(),
             unflushed: 0,
             table,
         }
@@ -207,6 +211,8 @@ impl Segment {
     /// Drops what lies below `start`.
     pub(crate) fn truncate(&mut self, start: u64, usage: &mut Usage) {
         self.start = start;
+        let dead = self.boundaries.partition_point(|b| b.offset <= start);
+        self.boundaries.drain(..dead);
         let dead = self.extents.partition_point(|extent| extent.end() <= start);
         for extent in self.extents.drain(..dead) {
             usage.drop(&extent);

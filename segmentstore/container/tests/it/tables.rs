@@ -1,4 +1,4 @@
-//! Table segments in the hash layout.
+//! Table segments, in the hash layout and with keys of one length.
 
 use bytes::Bytes;
 use sarit_container::{Error, Kind, Page};
@@ -233,10 +233,9 @@ async fn what_a_table_cannot_hold_is_refused() {
     let large = "v".repeat(1 << 20);
     world.set(&[entry("large", ANY, &large)]).await.unwrap();
     assert_eq!(world.get("large").await.1, large);
-    let fixed = Kind::Table { key_length: 16 };
+    let fixed = Kind::Table { key_length: 257 };
     let refused = container.create("fixed", fixed, vec![]).await;
-    let text = "fixed-key tables";
-    assert!(matches!(refused, Err(Error::Unsupported { operation, .. }) if operation == text));
+    assert!(matches!(refused, Err(Error::InvalidArgument(_))));
     let refused = container
         .table_update("s", vec![entry("k", ANY, "v")], None)
         .await;
@@ -245,4 +244,62 @@ async fn what_a_table_cannot_hold_is_refused() {
     assert!(matches!(refused, Err(Error::Unsupported { .. })));
     let refused = world.connect().append("t", 1, 1, b"x").await;
     assert!(matches!(refused, Err(Error::Unsupported { .. })));
+}
+
+#[tokio::test]
+async fn ranges_of_a_table_with_keys_of_one_length_end_where_they_should() {
+    let world = World::new().await;
+    let kind = Kind::Table { key_length: 2 };
+    world.container.create("t", kind, vec![]).await.unwrap();
+    let names = ["aa", "ab", "b\0", "ba", "zz"];
+    let entries: Vec<_> = names.iter().map(|name| entry(name, ABSENT, "v")).collect();
+    world.set(&entries).await.unwrap();
+    let range = async |from: &'static str, to: &'static str, count| {
+        let page = Page {
+            from_key: Bytes::from(from),
+            to_key: Bytes::from(to),
+            count,
+            ..Page::default()
+        };
+        let page = world.container.table_entries("t", page).await?;
+        let keys = page.0.iter().map(|entry| entry.key.key.to_vec());
+        Ok::<_, Error>(
+            keys.map(|key| String::from_utf8(key).unwrap())
+                .collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(range("", "", 10).await.unwrap(), names);
+    assert_eq!(range("ab", "ba", 10).await.unwrap(), names[1..4]);
+    assert_eq!(range("ac", "ac", 10).await.unwrap(), [""; 0]);
+    assert_eq!(range("ab", "", 2).await.unwrap(), names[1..3]);
+    assert_eq!(range("", "", 0).await.unwrap(), [""; 0]);
+    for (from, to) in [("ba", "ab"), ("a", ""), ("", "abc")] {
+        let refused = range(from, to, 10).await;
+        assert!(
+            matches!(refused, Err(Error::InvalidArgument(_))),
+            "{from} {to}"
+        );
+    }
+    let token = Page {
+        token: Bytes::from_static(b"\x01aa"),
+        count: 10,
+        ..Page::default()
+    };
+    let refused = world.container.table_entries("t", token).await;
+    assert!(matches!(refused, Err(Error::InvalidArgument(_))));
+    let refused = world.container.table_delta("t", 0, 10).await;
+    assert!(matches!(refused, Err(Error::Unsupported { .. })));
+    // Removing moves nothing, unlike in the other layout.
+    let before = world.container.table_info("t").await.unwrap();
+    world
+        .remove(&[key("aa", ANY), key("ab", ANY)])
+        .await
+        .unwrap();
+    let after = world.container.table_info("t").await.unwrap();
+    assert_eq!(
+        (before.length, before.entries - 2),
+        (after.length, after.entries)
+    );
+    let refused = world.set(&[entry("aa", 0, "v")]).await;
+    assert!(matches!(refused, Err(Error::KeyBadVersion(_))));
 }

@@ -13,7 +13,7 @@ use crate::world::append;
 /// What we answer instead, by exchange: names of replies, `closed` for the end of the connection.
 const OURS: &[(&str, &[&str])] = &[
     // Refused by a reply that the client understands.
-    ("LocateOffset on 0.13", &["OperationUnsupported"]),
+    ("LocateOffset on 0.13", &["NoSuchSegment"]),
     (
         "admin FlushToStorage, normal port",
         &["OperationUnsupported"],
@@ -45,6 +45,18 @@ const OURS: &[(&str, &[&str])] = &[
     // The moment of creation, and a type that only the official server gives segments.
     ("core attr 0", &["SegmentAttribute"]),
     ("core attr 9", &["SegmentAttribute"]),
+    // Events are counted, merged ones too, a large one as one.
+    ("EVENT_COUNT", &["SegmentAttribute"]),
+    ("EVENT_COUNT of target", &["SegmentAttribute"]),
+    // The target's length where the missing source stands in the list, not behind the next one.
+    (
+        "batch merge (4,missing,5,empty 6)",
+        &["SegmentsBatchMerged"],
+    ),
+    // What was merged is gone at once.
+    ("append to merged", &["NoSuchSegment"]),
+    ("setup on merged", &["NoSuchSegment"]),
+    ("merge truncated source", &["ErrorMessage"]),
     // As many entries as asked for, and how many there are.
     ("fixed keys", &["TableKeysRead"]),
     ("fixed info", &["TableSegmentInfo"]),
@@ -70,7 +82,6 @@ const LEFT_OUT: &[&str] = &[
 
 /// Whole sections of them.
 const SECTIONS_LEFT_OUT: &[(&str, &str)] = &[
-    ("createTransient", "batch into sealed"),
     ("append to table segment: setup", "read of table segment"),
     (
         "transient long after connection close",

@@ -12,4 +12,5 @@ mod merge;
 mod replay;
 mod session;
 mod start_stop;
+mod transient;
 mod world;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sarit_proto::ids::WriterId;
 use sarit_proto::wire::command::{
-    AppendBlock, ConditionalBlockEnd, CreateTableSegment, CreateTransientSegment, Hello, KeepAlive,
-    LocateOffset, TruncateSegment,
+    AppendBlock, ConditionalBlockEnd, CreateTableSegment, Hello, KeepAlive, LocateOffset,
+    TruncateSegment,
 };
 use sarit_proto::wire::field::Rest;
 use sarit_proto::wire::{Command, Encoder, Reply};
@@ -63,7 +63,7 @@ async fn a_hello_is_answered_once_and_nothing_is_said_before() {
         let Reply::Hello(hello) = hello else {
             panic!("{hello:?}");
         };
-        assert_eq!((hello.high_version, hello.low_version), (16, 5));
+        assert_eq!((hello.high_version, hello.low_version), (17, 5));
     }
     peer.echo().await;
     assert!(peer.pending.is_empty());
@@ -342,30 +342,48 @@ async fn what_makes_no_sense_is_refused_by_reply() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_is_refused_by_reply() {
+async fn an_offset_is_located_at_the_end_of_an_append() {
     let (_world, mut peer) = world().await;
-    let (segment, token) = (SEGMENT.to_owned(), String::new());
-    let transient = CreateTransientSegment {
+    peer.set_up(SEGMENT, 7).await;
+    for number in 1..=3 {
+        peer.send(append(7, number, &vec![7; 1_500_000])).await;
+        acknowledged(&mut peer, 7, number).await;
+    }
+    let locate = |target_offset| LocateOffset {
         request_id: 8,
-        writer_id: WriterId(7),
-        parent: segment.clone(),
-        token: token.clone(),
+        segment: SEGMENT.to_owned(),
+        target_offset,
+        token: String::new(),
     };
-    let locate = LocateOffset {
-        request_id: 8,
-        segment: segment.clone(),
-        target_offset: 0,
-        token,
-    };
-    let unbuilt: [Command; 2] = [transient.into(), locate.into()];
-    for command in unbuilt {
-        let name = command.name();
-        let reply = peer.ask(command).await;
+    for (target, found) in [
+        (0, 1_500_000),
+        (1_500_001, 3_000_000),
+        (9_000_000, 4_500_000),
+    ] {
+        let reply = peer.ask(locate(target)).await;
         assert!(
-            matches!(&reply, Reply::OperationUnsupported(r) if r.request_id == 8),
-            "{name}: {reply:?}"
+            matches!(&reply, Reply::OffsetLocated(r) if (r.request_id, r.offset) == (8, found)),
+            "{target}: {reply:?}"
         );
     }
+    let truncate = TruncateSegment {
+        request_id: 9,
+        segment: SEGMENT.to_owned(),
+        truncation_offset: 1_500_000,
+        token: String::new(),
+    };
+    assert_eq!(peer.ask(truncate).await.name(), "SegmentTruncated");
+    let below = peer.ask(locate(1_499_999)).await;
+    assert!(
+        matches!(&below, Reply::SegmentTruncated(r) if r.request_id == 8),
+        "{below:?}"
+    );
+    let reply = peer.ask(locate(1_500_000)).await;
+    assert!(
+        matches!(&reply, Reply::OffsetLocated(r) if r.offset == 3_000_000),
+        "{reply:?}"
+    );
+    assert_eq!(peer.ask(locate(-1)).await.name(), "ErrorMessage");
 }
 
 #[tokio::test]
