@@ -21,6 +21,7 @@ mod report;
 mod scale;
 mod server;
 mod start;
+mod transactions;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -65,6 +66,8 @@ enum Section {
     Idle,
     /// Splits: their syncs and requests, and the gap that writers see
     Scale,
+    /// Transactions by raw wire: CPU and syncs by their size, and the memory of open ones
+    Transactions,
     /// From the server's exec to its first acknowledged append
     Start,
     /// Ours and the official server, driven by the official Java client
@@ -118,6 +121,7 @@ fn main() -> anyhow::Result<()> {
             Section::Append => append::run(&mut bench)?,
             Section::Idle => idle::run(&mut bench)?,
             Section::Scale => scale::run(&mut bench)?,
+            Section::Transactions => transactions::run(&mut bench)?,
             Section::Start => start::run(&mut bench)?,
             Section::Reference => java::run(&mut bench)?,
             Section::Autoscale => autoscale::virtual_time(&mut bench)?,
