@@ -77,8 +77,11 @@ fn rest_api_is_as_described() {
     let url = cluster.http_url(Role::Standalone);
     for fixed in [false, true] {
         let config = folder.join("schemathesis.toml");
-        let names = "[parameters]\nscopeName = \"known\"\nstreamName = \"stream\"\n";
-        std::fs::write(&config, if fixed { names } else { "" }).expect("a file");
+        let mut text = include_str!("rest/schemathesis.toml").to_owned();
+        if fixed {
+            text += "\n[parameters]\nscopeName = \"known\"\nstreamName = \"stream\"\n";
+        }
+        std::fs::write(&config, text).expect("a file");
         let mut run = Command::new(&checker);
         run.current_dir(&folder).arg("--config-file").arg(&config);
         run.args(["run", &format!("{url}/v1/openapi.json"), "--seed", "1"]);

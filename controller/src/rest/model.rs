@@ -12,6 +12,10 @@ const MIB: i64 = 1 << 20;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
+/// Most days that are a number of milliseconds, and most MB.
+const VALUE_MAX: i64 = i64::MAX / DAY_MS;
+/// Most hours or minutes beside days.
+const PARTS_MAX: i64 = 1_000_000_000;
 
 #[derive(Serialize)]
 pub(super) struct ScopesList {
@@ -238,6 +242,9 @@ impl ScalingConfig {
 impl RetentionConfig {
     fn policy(self) -> Result<RetentionPolicy, Refusal> {
         let too_much = || Refusal::bad("retentionPolicy: out of range");
+        if !self.is_in_range() {
+            return Err(too_much());
+        }
         let (kind, least, most) = match self.kind {
             RetentionType::LimitedSizeMb => {
                 let bytes = |value: i64| value.checked_mul(MIB).filter(|bytes| *bytes >= 0);
@@ -264,6 +271,20 @@ impl RetentionConfig {
             retention_param: least,
             retention_max: most.unwrap_or(i64::MAX),
         })
+    }
+
+    /// Whether every number is one of those described, also those that do not count.
+    fn is_in_range(&self) -> bool {
+        let values = [Some(self.value), self.max_value];
+        let parts = [self.time_based_retention, self.max_time_based_retention];
+        let mut values = values.into_iter().flatten();
+        let mut parts = parts.into_iter().flatten();
+        values.all(|value| (0..=VALUE_MAX).contains(&value))
+            && parts.all(|part| {
+                (0..=VALUE_MAX).contains(&part.days)
+                    && (0..=PARTS_MAX).contains(&part.hours)
+                    && (0..=PARTS_MAX).contains(&part.minutes)
+            })
     }
 
     fn shown(policy: &RetentionPolicy) -> Option<Self> {

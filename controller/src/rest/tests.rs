@@ -217,6 +217,10 @@ async fn bad_input_is_answered_with_a_sentence() {
         wrong("/scalingPolicy/minSegments", json!(1_u64 << 40)),
         wrong("/retentionPolicy/value", json!(i64::MAX)),
         wrong("/retentionPolicy/value", json!(-1)),
+        wrong(
+            "/retentionPolicy/timeBasedRetention/minutes",
+            json!(1_000_000_001),
+        ),
         wrong("/streamTags", json!(["x".repeat(300)])),
     ];
     for stream in streams {

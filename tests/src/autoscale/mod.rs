@@ -27,7 +27,7 @@ use sarit_proto::ids::SegmentId;
 use sarit_proto::key_range::KeyRange;
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::{RateUnit, ScalingPolicy, StreamConfig};
-use sarit_segmentstore::Meters;
+use sarit_segmentstore::{Engine, Meters};
 use sarit_storage::memory::Memory as Objects;
 use tokio_util::sync::CancellationToken;
 use turmoil::Builder;
@@ -41,7 +41,7 @@ const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 /// How long a scenario lasts, in its own time.
 pub const SECONDS: u32 = 1_800;
 /// How fine the world's time is: a round trip takes two of these.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 
 /// What was seen in one second.
 #[derive(Clone, Debug)]
@@ -128,9 +128,11 @@ pub fn run_with_crash(
     let (in_store, store_rng) = (shared.clone(), rng.split());
     let disk = SimDisk::new(rng.split());
     let stored = disk.clone();
+    let objects = Objects::new(Rng::seeded(seed));
     sim.host("store", move || {
         let (shared, rng, disk) = (in_store.clone(), store_rng.split(), stored.clone());
-        async move { store(shared, rng, disk).await }
+        let objects = objects.clone();
+        async move { store(shared, rng, disk, objects).await }
     });
     let (settings, controller_rng) = (settings.clone(), rng.split());
     let records = Arc::new(MemoryStore::default());
@@ -168,8 +170,13 @@ pub fn run_with_crash(
     }
 }
 
-async fn store(shared: Arc<Mutex<Shared>>, rng: Rng, disk: SimDisk) -> turmoil::Result {
-    let config = sarit_segmentstore::Config {
+async fn store(
+    shared: Arc<Mutex<Shared>>,
+    rng: Rng,
+    disk: SimDisk,
+    objects: Objects,
+) -> turmoil::Result {
+    let mut config = sarit_segmentstore::Config {
         data: PathBuf::from("/data"),
         listen: SocketAddr::from(([0, 0, 0, 0], STORE)),
         advertised: Some(format!("store:{STORE}")),
@@ -177,14 +184,15 @@ async fn store(shared: Arc<Mutex<Shared>>, rng: Rng, disk: SimDisk) -> turmoil::
         reports_to: Some(format!("controller:{CONTROLLER}")),
         ..sarit_segmentstore::Config::default()
     };
+    // The other one has threads, which know nothing of virtual time.
+    config.index.engine = Engine::Snapshot;
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let parts = sarit_segmentstore::Parts {
         net: Arc::new(TurmoilNet),
         disk,
         clock: clock(),
         rng,
-        // No host crashes here, so it need not outlive one.
-        storage: Some(Objects::new(Rng::seeded(1)).store()),
+        storage: Some(objects.store()),
     };
     let running = sarit_segmentstore::start(config, parts, CancellationToken::new()).await?;
     shared.lock().meters = Some(running.inspect().meters());
@@ -218,19 +226,18 @@ async fn load(shared: &Mutex<Shared>, scenario: &Scenario, rng: Rng) -> anyhow::
     let endpoint = Endpoint::new("controller", CONTROLLER);
     let client = Client::new(endpoint, sarit_client::Config::default(), parts)?;
     let stream: ScopedStream = "load/stream".parse()?;
-    while client
-        .controller()
-        .create_scope(&stream.scope)
-        .await
-        .is_err()
-    {
+    let controller = client.controller();
+    while controller.create_scope(&stream.scope).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let mut config = StreamConfig::fixed(1)?;
     let (target, factor) = (scenario.target, scenario.factor);
     config.scaling =
         ScalingPolicy::by_rate(RateUnit::Events, target, factor, scenario.segments_min)?;
-    client.controller().create_stream(&stream, &config).await?;
+    // The store may still be opening; what has begun goes on.
+    while controller.create_stream(&stream, &config).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let mut counts = Counts::new(scenario, rng);
     let mut before = active(&client, &stream).await?;
     let begin = tokio::time::Instant::now();

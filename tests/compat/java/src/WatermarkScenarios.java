@@ -33,7 +33,7 @@ final class WatermarkScenarios {
                 note(second, time - 5);
             }
             for (int read = 0; read < writers; read++) {
-                Check.that(reader.readNextEvent(10_000).getEvent() != null, "an event was read");
+                awaitEvent(reader);
             }
             TimeWindow window = reader.getCurrentTimeWindow(stream);
             Long now = window.getLowerTimeBound();
@@ -47,6 +47,16 @@ final class WatermarkScenarios {
             Thread.sleep(20);
         }
         Check.that(rises == 3, "the lower bound rose " + rises + " times while time was noted " + (time - 1_000) / 10 + " times");
+    }
+
+    /** Checkpoints come in between. */
+    private static void awaitEvent(EventStreamReader<byte[]> reader) {
+        for (int attempt = 0; attempt < 100; attempt++) {
+            if (reader.readNextEvent(200).getEvent() != null) {
+                return;
+            }
+        }
+        Check.that(false, "an event was read");
     }
 
     private static void note(EventStreamWriter<byte[]> writer, long time) throws Exception {
