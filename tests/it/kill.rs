@@ -11,6 +11,7 @@ use anyhow::ensure;
 use sarit_env::Rng;
 use sarit_tests::clients::{Storm, workspace};
 use sarit_tests::cluster::{Cluster, Layout, Role};
+use sarit_tests::watch::{Lives, RESTLESS};
 
 /// How long acknowledgements may stay away after a restart. The Java writer retries after 1.1 s, then
 /// only after 11 s and 20 s.
@@ -19,8 +20,17 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 const MOMENTS_MAX: u32 = 1_000;
 
 /// Kills `role` at a random moment with appends in flight, restarts it, waits for acknowledgements.
-fn round(cluster: &mut Cluster, storm: &mut Storm, role: Role, rng: &Rng) -> anyhow::Result<()> {
+fn round(
+    cluster: &mut Cluster,
+    storm: &mut Storm,
+    role: Role,
+    rng: &Rng,
+    lives: &mut Lives,
+) -> anyhow::Result<()> {
     std::thread::sleep(Duration::from_millis(100 + rng.below(900)));
+    if role != Role::Controller {
+        lives.add(cluster, role)?;
+    }
     let mut moments = 0;
     while storm.status("inflight")? == 0 {
         moments += 1;
@@ -45,9 +55,11 @@ fn round(cluster: &mut Cluster, storm: &mut Storm, role: Role, rng: &Rng) -> any
 fn rounds(name: &str, layout: Layout, roles: &[Role], count: usize) {
     let start = Instant::now();
     let folder = workspace(name).expect("a folder");
-    let mut cluster = Cluster::start(layout, &folder.join("data"), &folder, &[]).expect("a server");
+    let mut cluster =
+        Cluster::start(layout, &folder.join("data"), &folder, &RESTLESS).expect("a server");
     let rng = Rng::from_os();
-    let run = |cluster: &mut Cluster| -> anyhow::Result<serde_json::Value> {
+    let mut lives = Lives::default();
+    let mut run = |cluster: &mut Cluster| -> anyhow::Result<serde_json::Value> {
         let options = [
             "--segments",
             "4",
@@ -62,16 +74,18 @@ fn rounds(name: &str, layout: Layout, roles: &[Role], count: usize) {
         let mut storm = Storm::start(&cluster.uri(), name, &options, &log)?;
         for role in roles {
             for _ in 0..count {
-                round(cluster, &mut storm, *role, &rng)?;
+                round(cluster, &mut storm, *role, &rng, &mut lives)?;
             }
         }
-        storm.verify()
+        let found = storm.verify()?;
+        lives.ensure_all()?;
+        Ok(found)
     };
     match run(&mut cluster) {
         Ok(found) => {
             let minutes = start.elapsed().as_secs_f64() / 60.0;
             println!(
-                "{name}: {} kills, {found}, {minutes:.1} min",
+                "{name}: {} kills, {lives}, {found}, {minutes:.1} min",
                 count * roles.len()
             );
         }

@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod damage;
+mod disk_errors;
 mod elastic_cli;
+mod full;
 mod kill;
 mod lifecycle;
 mod power;

@@ -21,6 +21,7 @@ use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::history::{Event, History, Verdict};
 use sarit_tests::lossyfs::{LossyFs, Mode};
+use sarit_tests::watch::{Lives, RESTLESS};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -34,11 +35,6 @@ const IN_FLIGHT: usize = 64;
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// The same where data is lost on purpose, and the writers may wait for ever.
 const CONTROL_MAX: Duration = Duration::from_secs(5);
-/// The file system lives in memory: small log files keep it small.
-const SETTINGS: [&str; 2] = [
-    "segmentstore.wal.file_bytes=4MiB",
-    "segmentstore.wal.frame_bytes_max=2MiB",
-];
 
 fn stream() -> ScopedStream {
     "power/cuts".parse().expect("a valid name")
@@ -92,7 +88,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
     let rng = Rng::from_os();
     let disk = LossyFs::mount(&mount, rng.split(), mode)?;
     let data = disk.path().join("data");
-    let mut cluster = Cluster::start(Layout::Standalone, &data, &folder, &SETTINGS)?;
+    let mut cluster = Cluster::start(Layout::Standalone, &data, &folder, &RESTLESS)?;
     let runtime = Runtime::new()?;
     let result = runtime.block_on(async {
         let client = Client::connect(&cluster.uri())?;
@@ -104,7 +100,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
         for writer in 0..WRITERS {
             writers.spawn(write(client.clone(), writer, Arc::clone(&history), Arc::clone(&stop)));
         }
-        let mut dropped = 0;
+        let (mut dropped, mut lives) = (0, Lives::default());
         for round in 0..rounds {
             let acknowledged = history.lock().acknowledged();
             let deadline = Instant::now() + patience;
@@ -113,6 +109,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
+            lives.add(&cluster, Role::Standalone)?;
             cluster.kill(Role::Standalone)?;
             dropped += disk.cut_power().dropped;
             cluster.restart_all().with_context(|| format!("restart after cut {round}"))?;
@@ -126,9 +123,12 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
         let acknowledged = history.lock().acknowledged();
         let minutes = start.elapsed().as_secs_f64() / 60.0;
         println!(
-            "{name}: {rounds} cuts, {dropped} unsynced bytes dropped, {acknowledged} acknowledged, {verdict}, {minutes:.1} min"
+            "{name}: {rounds} power cuts, {dropped} unsynced bytes dropped, {lives}, {acknowledged} acknowledged, {verdict}, {minutes:.1} min"
         );
         ensure!(dropped > 0, "no cut dropped anything: the layer proves nothing");
+        if mode != Mode::SyncsLie {
+            lives.ensure_all()?;
+        }
         Ok(verdict)
     });
     runtime.shutdown_background();

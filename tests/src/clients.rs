@@ -195,7 +195,15 @@ impl Storm {
         Ok(found)
     }
 
-    /// Goes on writing after [`Storm::verify`].
+    /// Writes no new events; those in flight go on.
+    pub fn pause(&mut self) -> anyhow::Result<()> {
+        writeln!(self.input, "pause")?;
+        let answer = self.line()?;
+        ensure!(answer == "paused", "Storm says {answer:?}");
+        Ok(())
+    }
+
+    /// Goes on writing after [`Storm::verify`] or [`Storm::pause`].
     pub fn resume(&mut self) -> anyhow::Result<()> {
         writeln!(self.input, "resume")?;
         let answer = self.line()?;

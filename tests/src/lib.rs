@@ -1,5 +1,6 @@
 //! What system tests share: real processes, faults, what clients saw and its checker.
 
+pub mod appender;
 pub mod autoscale;
 pub mod clients;
 pub mod cluster;
@@ -7,3 +8,5 @@ pub mod history;
 pub mod lossyfs;
 pub mod raw;
 pub mod scaling;
+pub mod tmpfs;
+pub mod watch;

@@ -39,6 +39,15 @@ pub enum Mode {
     SyncsLie,
 }
 
+/// What the disk can't do any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Every sync fails, and makes nothing durable.
+    Syncs,
+    /// Every write fails, and changes nothing.
+    Writes,
+}
+
 /// A mounted file system; unmounted when dropped.
 pub struct LossyFs {
     state: Arc<Mutex<State>>,
@@ -60,6 +69,7 @@ struct State {
     mode: Mode,
     next: u64,
     syncs: u64,
+    failure: Option<Failure>,
     nodes: BTreeMap<u64, Node>,
 }
 
@@ -99,6 +109,7 @@ impl LossyFs {
             mode,
             next: ROOT + 1,
             syncs: 0,
+            failure: None,
             nodes,
         };
         let state = Arc::new(Mutex::new(state));
@@ -122,6 +133,11 @@ impl LossyFs {
     /// Returns where it is mounted.
     pub fn path(&self) -> &Path {
         &self.mount
+    }
+
+    /// Makes every write or sync fail from now on, or none any more.
+    pub fn fail(&self, failure: Option<Failure>) {
+        self.state.lock().failure = failure;
     }
 
     /// Drops what is not durable. The process using it must be dead.
@@ -255,7 +271,20 @@ impl State {
         self.attr(ino).ok_or(Errno::EIO)
     }
 
+    /// Gives a file one more name.
+    fn link(&mut self, ino: u64, dir: u64, name: &OsStr) -> Result<FileAttr, Errno> {
+        let names = self.names(dir)?;
+        if names.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        names.insert(name.to_owned(), ino);
+        self.attr(ino).ok_or(Errno::ENOENT)
+    }
+
     fn change(&mut self, ino: u64, change: Change) -> Result<(), Errno> {
+        if self.failure == Some(Failure::Writes) {
+            return Err(Errno::EIO);
+        }
         let Some(Node::File { data, unsynced, .. }) = self.nodes.get_mut(&ino) else {
             return Err(Errno::EBADF);
         };
@@ -268,6 +297,9 @@ impl State {
     }
 
     fn sync(&mut self, ino: u64) -> Result<(), Errno> {
+        if self.failure == Some(Failure::Syncs) {
+            return Err(Errno::EIO);
+        }
         self.syncs += 1;
         if self.mode == Mode::SyncsLie {
             return Ok(());
@@ -385,6 +417,18 @@ impl Filesystem for Lossy {
             Ok(())
         });
         answer!(reply, moved, () => reply.ok());
+    }
+
+    fn link(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let linked = self.0.lock().link(ino.0, new_parent.0, new_name);
+        answer!(reply, linked, attr => reply.entry(&TTL, &attr, Generation(0)));
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -527,6 +571,37 @@ mod tests {
         assert!(cut.dropped > 0);
         assert_eq!(&fs::read(at("kept")).unwrap()[..6], b"synced");
         assert!(!at("lost").exists());
+    }
+
+    #[test]
+    fn a_file_with_two_names_is_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let lossy = LossyFs::mount(dir.path(), Rng::seeded(3), Mode::Strict).unwrap();
+        let at = |name: &str| lossy.path().join(name);
+        fs::write(at("staged"), "once").unwrap();
+        File::open(at("staged")).unwrap().sync_all().unwrap();
+        fs::hard_link(at("staged"), at("there")).unwrap();
+        let again = fs::hard_link(at("staged"), at("there")).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(at("staged")).unwrap();
+        File::open(lossy.path()).unwrap().sync_all().unwrap();
+        lossy.cut_power();
+        assert_eq!(fs::read(at("there")).unwrap(), b"once");
+    }
+
+    #[test]
+    fn a_disk_that_fails_says_so_until_it_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let lossy = LossyFs::mount(dir.path(), Rng::seeded(3), Mode::Strict).unwrap();
+        let file = File::create(lossy.path().join("file")).unwrap();
+        lossy.fail(Some(Failure::Syncs));
+        file.write_all_at(b"x", 0).unwrap();
+        file.sync_data().unwrap_err();
+        lossy.fail(Some(Failure::Writes));
+        file.write_all_at(b"x", 0).unwrap_err();
+        lossy.fail(None);
+        file.write_all_at(b"x", 0).unwrap();
+        file.sync_data().unwrap();
     }
 
     #[test]

@@ -1,0 +1,268 @@
+//! A full disk: appends wait, all else goes on, nothing dies, nothing is lost.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "drives real processes in real time"
+)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use sarit_proto::wire::Reply;
+use sarit_proto::wire::command::{DeleteSegment, TruncateSegment};
+use sarit_tests::appender::{Appender, bounds, verify};
+use sarit_tests::clients::workspace;
+use sarit_tests::cluster::{Cluster, Layout, Role};
+use sarit_tests::raw::Connection;
+use sarit_tests::tmpfs::TmpFs;
+use sarit_tests::watch::{metric, until};
+
+/// Longest that the server may take to notice anything, on a busy machine.
+const NOTICE_MAX: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+/// Bytes of an event.
+const SIZE: usize = 4_000;
+/// Times that the disk is full without a byte left.
+const SQUEEZES: usize = 6;
+/// Small files, so that the log rolls and containers make checkpoints all the time.
+const SETTINGS: [&str; 5] = [
+    "segmentstore.containers=2",
+    "segmentstore.wal.file_bytes=1MiB",
+    "segmentstore.wal.frame_bytes_max=512KiB",
+    "segmentstore.wal.reserve_bytes=8MiB",
+    "segmentstore.container.checkpoint_bytes=2097152",
+];
+
+fn is_full(cluster: &Cluster) -> anyhow::Result<bool> {
+    Ok(metric(cluster, Role::Standalone, "segmentstore_wal_full")? == 1.0)
+}
+
+fn wait_full(cluster: &Cluster) -> anyhow::Result<()> {
+    until("the metric says full", NOTICE_MAX, || is_full(cluster))
+}
+
+/// Waits for a hundred more acknowledgements of each.
+fn wait_progress(appenders: &[Appender]) -> anyhow::Result<()> {
+    let before: Vec<_> = appenders.iter().map(Appender::acked).collect();
+    until("the writers go on", NOTICE_MAX, || {
+        let mut both = appenders.iter().zip(&before);
+        Ok(both.all(|(appender, before)| appender.acked() >= before + 100))
+    })
+}
+
+/// Writes `events` events to a segment that is left alone then.
+fn prepare(address: &str, segment: &str, events: i64) -> anyhow::Result<()> {
+    let appender = Appender::start(address, segment, SIZE);
+    let enough = || Ok(appender.acked() >= events);
+    until("a segment is prepared", NOTICE_MAX, enough)?;
+    appender.finish()?;
+    Ok(())
+}
+
+fn truncate(address: &str, segment: &str) -> anyhow::Result<()> {
+    let mut connection = Connection::greet(address)?;
+    let command = TruncateSegment {
+        request_id: 1,
+        segment: segment.to_owned(),
+        truncation_offset: 10 * SIZE as i64,
+        token: String::new(),
+    };
+    match connection.ask(command)? {
+        Reply::SegmentTruncated(_) => {}
+        other => bail!("truncate while full: {other:?}"),
+    }
+    let (start, _) = bounds(&mut connection, segment)?;
+    ensure!(start == 10 * SIZE as i64, "{segment} starts at {start}");
+    Ok(())
+}
+
+fn delete(address: &str, segment: &str) -> anyhow::Result<()> {
+    let mut connection = Connection::greet(address)?;
+    let command = DeleteSegment {
+        request_id: 1,
+        segment: segment.to_owned(),
+        token: String::new(),
+    };
+    match connection.ask(command)? {
+        Reply::SegmentDeleted(_) => {}
+        other => bail!("delete while full: {other:?}"),
+    }
+    ensure!(
+        bounds(&mut connection, segment).is_err(),
+        "{segment} is there"
+    );
+    Ok(())
+}
+
+fn finish(appenders: Vec<Appender>, address: &str) -> anyhow::Result<i64> {
+    let mut all = 0;
+    for appender in appenders {
+        let segment = appender.segment().to_owned();
+        let acked = appender.finish()?;
+        let there = verify(address, &segment, SIZE)?;
+        ensure!(
+            there == acked,
+            "{segment}: {acked} acknowledged, {there} there"
+        );
+        all += acked;
+    }
+    Ok(all)
+}
+
+/// Starts where not a byte is free. A server that can't open its logs there ends and says why, and starts
+/// with what the reserve is for: too little to append, enough to recover. Returns whether it was refused.
+fn start_on_full(cluster: &mut Cluster, disk: &TmpFs, folder: &Path) -> anyhow::Result<bool> {
+    cluster.spawn(Role::Standalone)?;
+    let ended = cluster.wait_exit(Role::Standalone, Duration::from_secs(5));
+    if let Ok(status) = &ended {
+        let said = log(folder)?;
+        let why = said.lines().last().unwrap_or_default();
+        ensure!(status.code() == Some(1), "it ended with {status}: {why}");
+        ensure!(why.contains("No space left on device"), "it said: {why}");
+        disk.resize(disk.used()? + MIB)?;
+        cluster.spawn(Role::Standalone)?;
+    }
+    let answers = || cluster.http(Role::Standalone, "/metrics").is_ok();
+    until("it answers on a full disk", NOTICE_MAX, || Ok(answers()))?;
+    Ok(ended.is_ok())
+}
+
+fn log(folder: &Path) -> anyhow::Result<String> {
+    Ok(std::fs::read_to_string(folder.join("standalone.log"))?)
+}
+
+#[test]
+fn a_full_disk_makes_appends_wait_and_nothing_else() {
+    let folder = workspace("full-disk").expect("a folder");
+    let mount = folder.join("disk");
+    std::fs::create_dir(&mount).expect("a folder");
+    let disk = TmpFs::mount(&mount, 40 * MIB).expect("a file system");
+    let data = disk.path().join("data");
+    let mut cluster =
+        Cluster::start(Layout::Standalone, &data, &folder, &SETTINGS).expect("a server");
+    let address = cluster.store_addr();
+    let run = |cluster: &mut Cluster| -> anyhow::Result<i64> {
+        for segment in ["full/read", "full/truncate", "full/delete"] {
+            prepare(&address, segment, 50)?;
+        }
+        let appenders: Vec<_> = ["full/a", "full/b"]
+            .map(|segment| Appender::start(&address, segment, SIZE))
+            .into();
+        wait_full(cluster)?;
+        let (status, why) = cluster.http(Role::Standalone, "/health/ready")?;
+        ensure!(
+            status == 503 && why.contains("the log is full"),
+            "{status} {why}"
+        );
+        ensure!(
+            why.contains("are free in"),
+            "the reason has no numbers: {why}"
+        );
+        let said = log(&folder)?;
+        ensure!(said.contains("full"), "the log says nothing: {said}");
+
+        verify(&address, "full/read", SIZE).context("read while full")?;
+        let before: Vec<_> = appenders.iter().map(Appender::acked).collect();
+        truncate(&address, "full/truncate")?;
+        delete(&address, "full/delete")?;
+        verify(&address, "full/truncate", SIZE).context("read what is left")?;
+        for appender in &appenders {
+            // What is acknowledged can be read, also while appends wait behind it.
+            appender.verify(&address)?;
+            ensure!(appender.in_flight() > 0, "no append waits");
+        }
+        let after: Vec<_> = appenders.iter().map(Appender::acked).collect();
+        ensure!(
+            before == after,
+            "acknowledged while full: {before:?} → {after:?}"
+        );
+        ensure!(is_full(cluster)?, "it is not full any more");
+
+        disk.resize(80 * MIB)?;
+        wait_progress(&appenders)?;
+        let connections: Vec<_> = appenders.iter().map(Appender::connections).collect();
+        ensure!(
+            connections == [1, 1],
+            "writers connected again: {connections:?}"
+        );
+
+        wait_full(cluster)?;
+        appenders.iter().for_each(Appender::stop);
+        disk.resize(160 * MIB)?;
+        let events = finish(appenders, &address)?;
+        until("it is not full", NOTICE_MAX, || Ok(!is_full(cluster)?))?;
+        until("it is ready again", NOTICE_MAX, || {
+            Ok(cluster.http(Role::Standalone, "/health/ready")?.0 == 200)
+        })?;
+        cluster.kill(Role::Standalone)?;
+        cluster.restart_all()?;
+        for segment in ["full/a", "full/b", "full/read", "full/truncate"] {
+            verify(&address, segment, SIZE).context("after a restart")?;
+        }
+        Ok(events)
+    };
+    match run(&mut cluster) {
+        Ok(events) => println!("full-disk: {events} events, full twice, none lost"),
+        Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
+    }
+}
+
+#[test]
+fn no_byte_free_during_rolls_checkpoints_and_recovery_loses_nothing() {
+    let folder = workspace("full-squeeze").expect("a folder");
+    let mount = folder.join("disk");
+    std::fs::create_dir(&mount).expect("a folder");
+    let disk = TmpFs::mount(&mount, 64 * MIB).expect("a file system");
+    let data = disk.path().join("data");
+    let mut cluster =
+        Cluster::start(Layout::Standalone, &data, &folder, &SETTINGS).expect("a server");
+    let address = cluster.store_addr();
+    let run = |cluster: &mut Cluster| -> anyhow::Result<(i64, f64, u32)> {
+        let appenders: Vec<_> = ["squeeze/a", "squeeze/b", "squeeze/c"]
+            .map(|segment| Appender::start(&address, segment, SIZE))
+            .into();
+        let (mut failed_checkpoints, mut refused) = (0.0, 0);
+        for round in 0..SQUEEZES {
+            wait_progress(&appenders)?;
+            disk.fill()?;
+            wait_full(cluster)?;
+            for appender in &appenders {
+                appender.verify(&address).context("read while full")?;
+            }
+            if round % 2 == 0 {
+                let name = "segmentstore_checkpoint_failures_total";
+                let failed = || metric(cluster, Role::Standalone, name);
+                until("a checkpoint fails", NOTICE_MAX, || Ok(failed()? > 0.0))?;
+                failed_checkpoints += failed()?;
+            } else {
+                cluster.kill(Role::Standalone)?;
+                refused += u32::from(start_on_full(cluster, &disk, &folder)?);
+                wait_full(cluster)?;
+                for appender in &appenders {
+                    appender
+                        .verify(&address)
+                        .context("read after a start on a full disk")?;
+                }
+            }
+            disk.resize(disk.used()? + 24 * MIB)?;
+        }
+        wait_progress(&appenders)?;
+        appenders.iter().for_each(Appender::stop);
+        disk.resize(disk.used()? + 64 * MIB)?;
+        let events = finish(appenders, &address)?;
+        cluster.kill(Role::Standalone)?;
+        cluster.restart_all()?;
+        for segment in ["squeeze/a", "squeeze/b", "squeeze/c"] {
+            verify(&address, segment, SIZE).context("after a restart")?;
+        }
+        Ok((events, failed_checkpoints, refused))
+    };
+    match run(&mut cluster) {
+        Ok((events, failed, refused)) => println!(
+            "full-squeeze: {events} events, {SQUEEZES} times no byte free, {failed} checkpoints failed, \
+             {refused} starts refused, none lost"
+        ),
+        Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
+    }
+}

@@ -1,0 +1,170 @@
+//! Waiting for what a server says and does: conditions, metrics, memory.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "watches real processes in real time"
+)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+
+use crate::cluster::{Cluster, Role, rss};
+
+/// How often to look whether something has happened that sends no signal.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Waits until a condition holds.
+///
+/// # Errors
+/// If it does not within `max`, or can't be looked at.
+pub fn until(
+    what: &str,
+    max: Duration,
+    mut holds: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + max;
+    while !holds().with_context(|| what.to_owned())? {
+        ensure!(Instant::now() < deadline, "not within {max:?}: {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
+
+/// Returns a metric's value, added up over its labels; 0 if nothing was counted yet.
+pub fn metric(cluster: &Cluster, role: Role, name: &str) -> anyhow::Result<f64> {
+    let (status, page) = cluster.http(role, "/metrics")?;
+    ensure!(status == 200, "/metrics answers {status}");
+    Ok(sum(&page, name))
+}
+
+/// Returns a metric's value where it has this label, as in `source="packs"`.
+pub fn labelled_metric(
+    cluster: &Cluster,
+    role: Role,
+    name: &str,
+    label: &str,
+) -> anyhow::Result<f64> {
+    let (status, page) = cluster.http(role, "/metrics")?;
+    ensure!(status == 200, "/metrics answers {status}");
+    let lines = page.lines().filter(|line| line.contains(label));
+    Ok(sum(&lines.collect::<Vec<_>>().join("\n"), name))
+}
+
+fn sum(page: &str, name: &str) -> f64 {
+    let values = page.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let labelled = rest.starts_with('{') || rest.starts_with(' ');
+        let (_, value) = rest.rsplit_once(' ')?;
+        labelled.then(|| value.parse::<f64>().ok())?
+    });
+    values.sum()
+}
+
+/// Settings with which files roll and checkpoints are made all the time.
+pub const RESTLESS: [&str; 3] = [
+    "segmentstore.wal.file_bytes=4MiB",
+    "segmentstore.wal.frame_bytes_max=2MiB",
+    "segmentstore.container.checkpoint_bytes=1048576",
+];
+
+/// What a server did in all the lives that a test gave it.
+#[derive(Debug, Default)]
+pub struct Lives {
+    counted: BTreeMap<&'static str, f64>,
+}
+
+impl Lives {
+    const COUNTERS: [(&str, &str); 1] = [("checkpoints", "segmentstore_checkpoints_total")];
+
+    /// Adds what was done in this life so far: to be called once in each, right before its end.
+    pub fn add(&mut self, cluster: &Cluster, role: Role) -> anyhow::Result<()> {
+        for (what, name) in Self::COUNTERS {
+            *self.counted.entry(what).or_default() += metric(cluster, role, name)?;
+        }
+        Ok(())
+    }
+
+    /// Returns an error unless everything was done at least once.
+    pub fn ensure_all(&self) -> anyhow::Result<()> {
+        let missing: Vec<_> = self
+            .counted
+            .iter()
+            .filter(|(_, count)| **count == 0.0)
+            .collect();
+        ensure!(missing.is_empty(), "never done: {missing:?}");
+        Ok(())
+    }
+}
+
+impl fmt::Display for Lives {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for (what, count) in &self.counted {
+            write!(f, "{between}{count} {what}")?;
+            between = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// Looks at a process' resident memory all the time.
+pub struct MemoryWatch {
+    largest: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MemoryWatch {
+    /// Watches a process until it is gone or the watch is dropped.
+    pub fn start(pid: u32) -> Self {
+        let (largest, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (seen, stopped) = (Arc::clone(&largest), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Relaxed)
+                && let Some(bytes) = rss(pid)
+            {
+                seen.fetch_max(bytes, Relaxed);
+                std::thread::sleep(LOOK_EVERY);
+            }
+        });
+        Self {
+            largest,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Returns the largest seen, in bytes.
+    pub fn largest(&self) -> u64 {
+        self.largest.load(Relaxed)
+    }
+}
+
+impl Drop for MemoryWatch {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It only looks and sleeps.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sum;
+
+    #[test]
+    fn a_metric_is_added_up_over_its_labels_and_no_other_is_taken_for_it() {
+        let page = "# TYPE bytes gauge\nbytes{container=\"0\"} 3\nbytes{container=\"1\"} 4.5\nbytes_total 100\n";
+        assert_eq!(sum(page, "bytes"), 7.5);
+        assert_eq!(sum(page, "bytes_total"), 100.0);
+        assert_eq!(sum(page, "other"), 0.0);
+    }
+}
