@@ -25,6 +25,20 @@ const MIB: u64 = 1 << 20;
 const SIZE: usize = 4_000;
 /// Times that the disk is full without a byte left.
 const SQUEEZES: usize = 6;
+/// Long-term storage is on the same disk: history stays in the log where that is to fill it.
+const UNFLUSHED: [&str; 4] = [
+    "segmentstore.container.flush.bytes=1073741824",
+    "segmentstore.container.flush.big_bytes=1073741824",
+    "segmentstore.container.flush.period_ms=3600000",
+    "segmentstore.container.flush.compact_ms=0",
+];
+/// Small packs, all the time, and a log that holds little more than them.
+const TIERED: [&str; 4] = [
+    "segmentstore.wal.quota_bytes=16777216",
+    "segmentstore.container.flush.bytes=524288",
+    "segmentstore.container.flush.big_bytes=262144",
+    "segmentstore.container.flush.period_ms=200",
+];
 /// Small files, so that the log rolls and containers make checkpoints all the time.
 const SETTINGS: [&str; 5] = [
     "segmentstore.containers=2",
@@ -139,8 +153,9 @@ fn a_full_disk_makes_appends_wait_and_nothing_else() {
     std::fs::create_dir(&mount).expect("a folder");
     let disk = TmpFs::mount(&mount, 40 * MIB).expect("a file system");
     let data = disk.path().join("data");
+    let settings = [&SETTINGS[..], &UNFLUSHED].concat();
     let mut cluster =
-        Cluster::start(Layout::Standalone, &data, &folder, &SETTINGS).expect("a server");
+        Cluster::start(Layout::Standalone, &data, &folder, &settings).expect("a server");
     let address = cluster.store_addr();
     let run = |cluster: &mut Cluster| -> anyhow::Result<i64> {
         for segment in ["full/read", "full/truncate", "full/delete"] {
@@ -215,8 +230,9 @@ fn no_byte_free_during_rolls_checkpoints_and_recovery_loses_nothing() {
     std::fs::create_dir(&mount).expect("a folder");
     let disk = TmpFs::mount(&mount, 64 * MIB).expect("a file system");
     let data = disk.path().join("data");
+    let settings = [&SETTINGS[..], &UNFLUSHED].concat();
     let mut cluster =
-        Cluster::start(Layout::Standalone, &data, &folder, &SETTINGS).expect("a server");
+        Cluster::start(Layout::Standalone, &data, &folder, &settings).expect("a server");
     let address = cluster.store_addr();
     let run = |cluster: &mut Cluster| -> anyhow::Result<(i64, f64, u32)> {
         let appenders: Vec<_> = ["squeeze/a", "squeeze/b", "squeeze/c"]
@@ -263,6 +279,61 @@ fn no_byte_free_during_rolls_checkpoints_and_recovery_loses_nothing() {
             "full-squeeze: {events} events, {SQUEEZES} times no byte free, {failed} checkpoints failed, \
              {refused} starts refused, none lost"
         ),
+        Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
+    }
+}
+
+#[test]
+fn long_term_storage_without_space_fills_the_log_and_then_appends_wait() {
+    let folder = workspace("full-storage").expect("a folder");
+    let mount = folder.join("disk");
+    std::fs::create_dir(&mount).expect("a folder");
+    let disk = TmpFs::mount(&mount, 8 * MIB).expect("a file system");
+    let storage = format!("segmentstore.storage.url=file://{}", disk.path().display());
+    let mut settings = [&SETTINGS[..], &TIERED].concat();
+    settings.push(&storage);
+    let data = folder.join("data");
+    let mut cluster =
+        Cluster::start(Layout::Standalone, &data, &folder, &settings).expect("a server");
+    let address = cluster.store_addr();
+    let run = |cluster: &mut Cluster| -> anyhow::Result<(i64, f64)> {
+        let appenders: Vec<_> = ["storage/a", "storage/b"]
+            .map(|segment| Appender::start(&address, segment, SIZE))
+            .into();
+        wait_full(cluster)?;
+        let (status, why) = cluster.http(Role::Standalone, "/health/ready")?;
+        ensure!(status == 503 && why.contains("quota"), "{status} {why}");
+        let name = "segmentstore_flush_failures_total";
+        ensure!(
+            metric(cluster, Role::Standalone, name)? > 0.0,
+            "no flush failed"
+        );
+        for appender in &appenders {
+            appender.verify(&address).context("read while full")?;
+            ensure!(appender.in_flight() > 0, "no append waits");
+        }
+        disk.resize(512 * MIB)?;
+        wait_progress(&appenders)?;
+        let events = finish(appenders, &address)?;
+        until("all is flushed", NOTICE_MAX, || {
+            Ok(metric(cluster, Role::Standalone, "segmentstore_unflushed_bytes")? == 0.0)
+        })?;
+        let flushed = metric(
+            cluster,
+            Role::Standalone,
+            "segmentstore_flushed_bytes_total",
+        )?;
+        cluster.kill(Role::Standalone)?;
+        cluster.restart_all()?;
+        for segment in ["storage/a", "storage/b"] {
+            verify(&address, segment, SIZE).context("after a restart")?;
+        }
+        Ok((events, flushed))
+    };
+    match run(&mut cluster) {
+        Ok((events, flushed)) => {
+            println!("full-storage: {events} events, {flushed} bytes flushed, none lost");
+        }
         Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
     }
 }

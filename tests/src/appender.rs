@@ -46,11 +46,16 @@ struct Counts {
 impl Appender {
     /// Starts to write events of `size` bytes, a multiple of 8, to a segment that nobody else writes to.
     pub fn start(address: &str, segment: &str, size: usize) -> Self {
+        Self::start_paced(address, segment, size, Duration::ZERO)
+    }
+
+    /// The same, with a pause after every acknowledgement.
+    pub fn start_paced(address: &str, segment: &str, size: usize, pause: Duration) -> Self {
         let counts = Arc::<Counts>::default();
         let (shared, address, name) = (Arc::clone(&counts), address.to_owned(), segment.to_owned());
         let thread = std::thread::spawn(move || {
             let mut before = String::new();
-            while let Err(error) = write(&address, &name, size, &shared) {
+            while let Err(error) = write(&address, &name, size, pause, &shared) {
                 let error = format!("{name}: {error:#}; connecting again");
                 // Not a hundred times while a server is away.
                 if error != before {
@@ -112,7 +117,13 @@ impl Appender {
     }
 }
 
-fn write(address: &str, segment: &str, size: usize, counts: &Counts) -> anyhow::Result<()> {
+fn write(
+    address: &str,
+    segment: &str,
+    size: usize,
+    pause: Duration,
+    counts: &Counts,
+) -> anyhow::Result<()> {
     let mut connection = Connection::greet(address)?;
     connection.create(segment)?;
     let writer = WriterId(7);
@@ -144,6 +155,9 @@ fn write(address: &str, segment: &str, size: usize, counts: &Counts) -> anyhow::
             Reply::DataAppended(ack) => counts.acked.store(ack.event_number, Relaxed),
             other => bail!("instead of an acknowledgement: {other:?}"),
         };
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
     }
 }
 

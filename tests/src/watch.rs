@@ -66,27 +66,44 @@ fn sum(page: &str, name: &str) -> f64 {
     values.sum()
 }
 
-/// Settings with which files roll and checkpoints are made all the time.
-pub const RESTLESS: [&str; 3] = [
+/// Settings with which flushes, checkpoints, cuts and compactions happen all the time.
+pub const RESTLESS: [&str; 10] = [
     "segmentstore.wal.file_bytes=4MiB",
     "segmentstore.wal.frame_bytes_max=2MiB",
     "segmentstore.container.checkpoint_bytes=1048576",
+    "segmentstore.container.flush.bytes=524288",
+    "segmentstore.container.flush.big_bytes=262144",
+    "segmentstore.container.flush.period_ms=200",
+    "segmentstore.container.flush.compact_ms=200",
+    "segmentstore.container.flush.extents=4",
+    "segmentstore.container.flush.grace_ms=1000",
+    "segmentstore.container.flush.sweep_ms=1000",
 ];
 
 /// What a server did in all the lives that a test gave it.
 #[derive(Debug, Default)]
 pub struct Lives {
     counted: BTreeMap<&'static str, f64>,
+    kept_from: f64,
 }
 
 impl Lives {
-    const COUNTERS: [(&str, &str); 1] = [("checkpoints", "segmentstore_checkpoints_total")];
+    const COUNTERS: [(&str, &str); 4] = [
+        ("checkpoints", "segmentstore_checkpoints_total"),
+        ("packs", "segmentstore_packs_written_total"),
+        ("compacted bytes", "segmentstore_compacted_bytes_total"),
+        ("packs deleted", "segmentstore_packs_deleted_total"),
+    ];
 
     /// Adds what was done in this life so far: to be called once in each, right before its end.
     pub fn add(&mut self, cluster: &Cluster, role: Role) -> anyhow::Result<()> {
         for (what, name) in Self::COUNTERS {
             *self.counted.entry(what).or_default() += metric(cluster, role, name)?;
         }
+        let kept_from = metric(cluster, role, "segmentstore_log_kept_from")?;
+        let cut = kept_from > self.kept_from;
+        *self.counted.entry("lives with cuts").or_default() += f64::from(u8::from(cut));
+        self.kept_from = kept_from.max(self.kept_from);
         Ok(())
     }
 
