@@ -71,7 +71,7 @@ fn cost(bench: &mut Bench, server: &Cluster, segments: usize) -> anyhow::Result<
         "{written} bytes committed, {stored} there"
     );
     let parts = (rounds * segments) as f64;
-    let row = Row::new(&format!("{segments} segments, {rounds} transactions"))
+    let row = Row::new(format!("{segments} segments, {rounds} transactions"))
         .number("CPU µs/segment", spent.cpu_seconds / parts * 1e6)
         .number("syncs/transaction", spent.syncs / rounds as f64)
         .number("ms/transaction", spent.seconds / rounds as f64 * 1e3);
@@ -105,7 +105,7 @@ fn open(bench: &mut Bench, server: &Cluster) -> anyhow::Result<()> {
         stored == (OPEN * SIZE) as u64,
         "{stored} bytes are committed"
     );
-    let row = Row::new(&format!("{OPEN} open on one segment"))
+    let row = Row::new(format!("{OPEN} open on one segment"))
         .number("RSS MB before", before)
         .number("open", opened)
         .number("committed", memory());
