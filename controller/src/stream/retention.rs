@@ -121,13 +121,13 @@ impl Policy {
         read.map(Choice::Recorded)
     }
 
-    /// Returns whether the subscribers hold up more than the maximum: what they have not read is older
-    /// than a cut that is too old.
+    /// Returns whether the subscribers hold up more than the maximum: what they have not read lies
+    /// before a cut of that age, so it is older.
     fn is_over(self, cuts: &[(Recorded, StreamCut)], tail: Tail, bound: &Bound<'_>) -> bool {
         match self.unit {
             Unit::Bytes => bound.retained > self.max,
             Unit::Milliseconds => cuts.iter().any(|(cut, placed)| {
-                self.kept(cut, tail) > self.max && placed.is_at_or_after(bound.placed)
+                self.kept(cut, tail) >= self.max && placed.is_at_or_after(bound.placed)
             }),
         }
     }
@@ -231,7 +231,7 @@ mod tests {
                     if let Some(bound) = &bound {
                         let dropped_unread = !bound.placed.is_at_or_after(&cuts[index].1);
                         let late = |(cut, at): &(Recorded, StreamCut)| {
-                            policy.kept(cut, tail) > policy.max && at.is_at_or_after(bound.placed)
+                            policy.kept(cut, tail) >= policy.max && at.is_at_or_after(bound.placed)
                         };
                         let over = if bytes { retained > policy.max } else { cuts.iter().any(late) };
                         prop_assert!(!dropped_unread || over);

@@ -74,6 +74,19 @@ fn is_unbuilt(method: &str) -> bool {
     method == "getControllerToBucketMapping"
 }
 
+/// Calls whose answer depends on how much of a lease of 1 ms is left, and the list that the official
+/// server forgets.
+fn is_a_matter_of_time(call: &Call<'_>) -> bool {
+    let forgotten = call.method == "listCompletedTransactions" && call.answer == Ok(Bytes::new());
+    forgotten || call.note == "after lease-1 ping"
+}
+
+fn listed<E>(answer: &Result<Bytes, E>) -> usize {
+    let list = answer.as_ref().ok().cloned().unwrap_or_default();
+    let list = ListCompletedTxnResponse::decode(list).unwrap();
+    list.response.len()
+}
+
 /// Says what is wrong with an answer, or nothing.
 fn judge(call: &Call<'_>, answer: &Result<Bytes, tonic::Status>) -> Option<String> {
     let code = answer
@@ -225,11 +238,16 @@ async fn replay(recording: Recording<'_>) -> String {
     let mut wrong = String::new();
     let mut transactions = Transactions::default();
     for call in calls(recording.text) {
-        if recording.skipped.contains(&call.section) {
+        if recording.skipped.contains(&call.section) || is_a_matter_of_time(&call) {
             continue;
         }
         let request = transactions.translated(&call);
-        let answer = controller.call(call.method, request).await;
+        let mut answer = controller.call(call.method, request.clone()).await;
+        // What was accepted is listed once it has come about.
+        while call.method == "listCompletedTransactions" && listed(&answer) < listed(&call.answer) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            answer = controller.call(call.method, request.clone()).await;
+        }
         let answer = answer.map(|answer| transactions.recorded(&call, answer));
         let Some(reason) = judge(&call, &answer) else {
             continue;
@@ -267,12 +285,6 @@ async fn hand_made_calls_get_the_official_statuses() {
             ("createReaderGroup subscriber", "the rollover size is kept"),
             ("updateSubscriberStreamCut bad cut", "a definite status"),
             ("checkScale at once", "it is over sooner"),
-            (
-                "checkTransactionState after lease-1 ping",
-                "so soon it is open",
-            ),
-            ("commitTransaction after lease-1 ping", "so it is committed"),
-            ("listCompletedTransactions", "the official list forgets"),
             ("commitTransaction unknown txn", "has a status of its own"),
             (
                 "commitTransaction missing stream",
