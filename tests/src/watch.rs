@@ -107,14 +107,11 @@ impl Lives {
         Ok(())
     }
 
-    /// Returns an error unless everything was done at least once.
-    pub fn ensure_all(&self) -> anyhow::Result<()> {
-        let missing: Vec<_> = self
-            .counted
-            .iter()
-            .filter(|(_, count)| **count == 0.0)
-            .collect();
-        ensure!(missing.is_empty(), "never done: {missing:?}");
+    /// Returns an error unless each of these was done at least once.
+    pub fn ensure(&self, wanted: &[&str]) -> anyhow::Result<()> {
+        let done = |what: &&&str| self.counted.get(**what).is_some_and(|count| *count > 0.0);
+        let missing: Vec<_> = wanted.iter().filter(|what| !done(what)).collect();
+        ensure!(missing.is_empty(), "never done: {missing:?}, but {self}");
         Ok(())
     }
 }

@@ -309,12 +309,6 @@ impl Connection {
         match served.answer {
             Ok(reply) => {
                 self.forget_transients(&reply, served.transient);
-                if let Reply::SegmentRead(read) = &reply {
-                    self.shared
-                        .metrics
-                        .read_bytes
-                        .increment(read.data.len() as u64);
-                }
                 self.send(&reply);
             }
             Err(close) => self.end(close, false),

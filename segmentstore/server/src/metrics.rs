@@ -23,7 +23,6 @@ const FRAMES_IN: &str = "segmentstore_frames_received_total";
 const FRAMES_OUT: &str = "segmentstore_frames_sent_total";
 const BYTES_IN: &str = "segmentstore_received_bytes_total";
 const BYTES_OUT: &str = "segmentstore_sent_bytes_total";
-const READ_BYTES: &str = "segmentstore_read_bytes_total";
 const READS_WAITING: &str = "segmentstore_reads_waiting";
 const TRANSIENTS: &str = "segmentstore_transient_segments";
 const REFUSALS: &str = "segmentstore_refusals_total";
@@ -59,7 +58,6 @@ pub(crate) struct Metrics {
     pub(crate) frames_out: Counter,
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
-    pub(crate) read_bytes: Counter,
     pub(crate) reads_waiting: Gauge,
     pub(crate) credit_waits: Counter,
     pub(crate) transients: Gauge,
@@ -84,7 +82,6 @@ impl Metrics {
         describe_counter!(FRAMES_OUT, Unit::Count, "Frames sent");
         describe_counter!(BYTES_IN, Unit::Bytes, "Bytes received");
         describe_counter!(BYTES_OUT, Unit::Bytes, "Bytes sent");
-        describe_counter!(READ_BYTES, Unit::Bytes, "Bytes read from segments");
         describe_gauge!(
             READS_WAITING,
             Unit::Count,
@@ -120,7 +117,6 @@ impl Metrics {
             frames_out: counter!(FRAMES_OUT),
             bytes_in: counter!(BYTES_IN),
             bytes_out: counter!(BYTES_OUT),
-            read_bytes: counter!(READ_BYTES),
             reads_waiting: gauge!(READS_WAITING),
             credit_waits: counter!(CREDIT_WAITS),
             transients: gauge!(TRANSIENTS),
