@@ -67,10 +67,11 @@ fn sum(page: &str, name: &str) -> f64 {
 }
 
 /// Settings with which flushes, checkpoints, cuts and compactions happen all the time.
-pub const RESTLESS: [&str; 10] = [
+pub const RESTLESS: [&str; 11] = [
     "segmentstore.wal.file_bytes=4MiB",
     "segmentstore.wal.frame_bytes_max=2MiB",
     "segmentstore.container.checkpoint_bytes=1048576",
+    "segmentstore.container.checkpoint_seconds=2",
     "segmentstore.container.flush.bytes=524288",
     "segmentstore.container.flush.big_bytes=262144",
     "segmentstore.container.flush.period_ms=200",

@@ -70,8 +70,12 @@ pub(crate) fn cut(checkpoint: u64, oldest: Option<u64>) -> u64 {
 /// Makes checkpoints until the container stops.
 pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) -> Result<(), Error> {
     let period = Duration::from_secs(shared.config.checkpoint_seconds.max(1));
+    let triggers = &shared.checkpoints;
+    if !shared.state.read().dirty.is_empty() {
+        // Replayed: a container that crashes before its period is over would keep the log for ever.
+        triggers.due.notify_one();
+    }
     loop {
-        let triggers = &shared.checkpoints;
         let started = Instant::now();
         let hurry = triggers.hurry.load(Ordering::Relaxed);
         let until = started + if hurry { HURRY.min(period) } else { period };
