@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::pipeline::Filler;
 use crate::pipeline::reply::Destination;
 use crate::shared::Shared;
-use crate::{Error, Permit};
+use crate::{Error, Permit, residents};
 
 /// One step of a writer.
 #[derive(Debug)]
@@ -89,14 +89,37 @@ pub struct Appender {
 }
 
 impl Appender {
+    /// Gets the segments that these operations name into memory, and keeps them there as long as this
+    /// connection lasts.
+    async fn pin(&self, operations: &[AppendOp]) -> Result<(), Error> {
+        while let Some(segment) = self.unpinned(operations) {
+            let pin = residents::pin(&self.shared, segment).await?;
+            self.to.pins.lock().insert(segment.clone(), pin);
+        }
+        Ok(())
+    }
+
+    /// Returns the first segment that this connection has not pinned yet.
+    fn unpinned<'a>(&self, operations: &'a [AppendOp]) -> Option<&'a Arc<str>> {
+        let pins = self.to.pins.lock();
+        let mut last: Option<&Arc<str>> = None;
+        operations.iter().find_map(|operation| {
+            let (AppendOp::Setup { segment, .. } | AppendOp::Append { segment, .. }) = operation;
+            let same = last.is_some_and(|last| Arc::ptr_eq(last, segment));
+            last = Some(segment);
+            (!same && !pins.contains_key(segment)).then_some(segment)
+        })
+    }
+
     /// Takes places in the order for all operations, side by side.
     ///
     /// Waits while the inbox is full, never for durability. Outcomes come by the channel given to
     /// [`crate::Container::appender`]. Cancel-safe in that a dropped call has taken no places.
     ///
     /// # Errors
-    /// [`Error::Stopping`]; none of them was taken.
+    /// [`Error::Stopping`], [`Error::Index`]; none of them was taken.
     pub async fn submit(&self, operations: Vec<AppendOp>) -> Result<(), Error> {
+        self.pin(&operations).await?;
         let to = self.to.clone();
         let appends = Filler::Appends(to, operations.into_iter());
         let sent = self.fillers.send(appends).await;
@@ -109,6 +132,10 @@ impl Appender {
     /// # Errors
     /// The operations, none of which was taken: the inbox is full, or the container is stopping.
     pub fn try_submit(&self, operations: Vec<AppendOp>) -> Result<(), Vec<AppendOp>> {
+        // A segment that this connection names for the first time may have to be loaded.
+        if self.unpinned(&operations).is_some() {
+            return Err(operations);
+        }
         let Ok(place) = self.fillers.try_reserve() else {
             return Err(operations);
         };

@@ -16,7 +16,8 @@ use crate::index::Batch;
 use crate::index::entries::Applied;
 use crate::pipeline::{Request, Wish};
 use crate::shared::Shared;
-use crate::{Config, Error, recovery};
+use crate::state::Sid;
+use crate::{Config, Error, recovery, residents};
 
 /// Segments written down with the state locked once.
 const BIT: usize = 256;
@@ -35,6 +36,7 @@ pub(crate) struct Triggers {
     bytes: AtomicU64,
     hurry: AtomicBool,
     due: Notify,
+    crowded: Notify,
 }
 
 impl Triggers {
@@ -46,10 +48,16 @@ impl Triggers {
         }
     }
 
+    /// Notes how many segments are in memory.
+    pub(crate) fn resident(&self, segments: usize, config: &Config) {
+        if segments > config.resident_segments {
+            self.crowded.notify_one();
+        }
+    }
+
     /// Notes whether the log is full: then every change may make room.
     pub(crate) fn hurry(&self, hurry: bool) {
-        self.hurry.store(hurry, Ordering::Relaxed);
-        if hurry {
+        if self.hurry.swap(hurry, Ordering::Relaxed) != hurry {
             self.due.notify_one();
         }
     }
@@ -67,7 +75,7 @@ pub(crate) fn cut(checkpoint: u64, oldest: Option<u64>) -> u64 {
     keep_from
 }
 
-/// Makes checkpoints until the container stops.
+/// Makes checkpoints, and lets segments go that nobody uses, until the container stops.
 pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) -> Result<(), Error> {
     let period = Duration::from_secs(shared.config.checkpoint_seconds.max(1));
     let triggers = &shared.checkpoints;
@@ -75,25 +83,30 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
         // Replayed: a container that crashes before its period is over would keep the log for ever.
         triggers.due.notify_one();
     }
+    let (mut last, mut last_eviction) = (Instant::now(), Instant::now());
+    let mut hand = Sid(0);
     loop {
-        let started = Instant::now();
         let hurry = triggers.hurry.load(Ordering::Relaxed);
-        let until = started + if hurry { HURRY.min(period) } else { period };
         tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return Ok(()),
-            () = triggers.due.notified() => {
+            () = triggers.due.notified(), if !hurry => {
                 // A full log does not make one after the other without end.
                 if triggers.hurry.load(Ordering::Relaxed) {
-                    tokio::select! {
-                        biased;
-                        () = shared.stopping.cancelled() => return Ok(()),
-                        () = sleep_until(started + HURRY) => {}
-                    }
+                    last = Instant::now();
+                    continue;
                 }
             }
-            () = sleep_until(until) => {}
+            () = sleep_until(last + if hurry { HURRY.min(period) } else { period }) => {}
+            () = triggers.crowded.notified(), if last_eviction.elapsed() >= HURRY => {
+                hand = residents::evict(&shared, hand).await;
+                last_eviction = Instant::now();
+                continue;
+            }
+            // Only to look at the one above again.
+            () = sleep_until(last_eviction + HURRY), if last_eviction.elapsed() < HURRY => continue,
         }
+        last = Instant::now();
         if shared.state.read().dirty.is_empty() {
             continue;
         }
@@ -104,6 +117,8 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
             return Ok(());
         }
         truncate(&shared, applied).await?;
+        hand = residents::evict(&shared, hand).await;
+        last_eviction = Instant::now();
     }
 }
 
@@ -115,6 +130,7 @@ pub(crate) async fn last(shared: &Arc<Shared>) {
     let (_, batch) = begin(shared).await;
     match timeout(LAST, shared.index.checkpoint(&batch)).await {
         Ok(Ok(())) => {
+            shared.state.write().dirty.settled();
             shared.metrics.checkpoints.add(1);
             tracing::debug!(container = %shared.id, "last checkpoint made");
         }
@@ -157,6 +173,7 @@ async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
             () = tokio::time::sleep(wait) => wait = (2 * wait).min(RETRY_MOST),
         }
     }
+    shared.state.write().dirty.settled();
     shared.metrics.checkpoints.add(1);
     shared.metrics.checkpoint_bytes.add(batch.bytes() as u64);
     tracing::debug!(
@@ -186,6 +203,7 @@ async fn note(applied: Applied, requests: &mpsc::Sender<Request>) -> bool {
     let request = Request {
         segment: "".into(),
         wish: Wish::CheckpointEnd(applied, caller),
+        pins: Vec::new(),
     };
     requests.send(request).await.is_ok() && matches!(noted.await, Ok(Ok(())))
 }

@@ -24,6 +24,9 @@ pub struct Config {
     pub checkpoint_segments: usize,
     /// Seconds after which a checkpoint is made, if there were changes.
     pub checkpoint_seconds: u64,
+    /// Segments kept in memory although nobody uses them. Others are brought back from the index when
+    /// they are asked for, which costs a few lookups; each kept costs about 500 bytes.
+    pub resident_segments: usize,
     /// After every cut, rebuild the state from what is left and compare: for tests, it reads the whole
     /// log.
     pub check_cuts: bool,
@@ -87,6 +90,7 @@ impl Default for Config {
             checkpoint_bytes: 64 << 20,
             checkpoint_segments: 20_000,
             checkpoint_seconds: 60,
+            resident_segments: 10_000,
             check_cuts: false,
             flush: Flush::default(),
         }

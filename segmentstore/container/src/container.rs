@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use sarit_proto::ids::{AttributeId, ContainerId, Offset};
 use sarit_proto::names::is_transient;
 use sarit_proto::wire::field::{TableEntry, TableKey};
@@ -25,7 +26,7 @@ use crate::state::Segment;
 use crate::tables::{Delta, Page, Table};
 use crate::{
     Appender, AttributeUpdate, Config, ContainerStats, Error, Kind, Outcomes, Parts, Read, Running,
-    SegmentInfo, TableInfo, lifecycle,
+    SegmentInfo, TableInfo, lifecycle, residents,
 };
 
 /// Transient segments deleted side by side at the start.
@@ -86,7 +87,11 @@ impl Container {
         let number = self.0.next_appender.fetch_add(1, Ordering::Relaxed);
         Appender {
             fillers: self.0.fillers.clone(),
-            to: Arc::new(Destination { number, outcomes }),
+            to: Arc::new(Destination {
+                number,
+                outcomes,
+                pins: Mutex::default(),
+            }),
             shared: self.0.shared.clone(),
         }
     }
@@ -146,7 +151,7 @@ impl Container {
     /// empty one is wanted for a table with keys of fixed length.
     pub async fn delete_table(&self, segment: &str, must_be_empty: bool) -> Result<(), Error> {
         self.table(segment, "deleteTableSegment", |_, _| Ok(()))
-            .map(|_| ())?;
+            .await?;
         self.ask(segment, |caller| Wish::Delete {
             empty_table: must_be_empty,
             caller,
@@ -216,6 +221,7 @@ impl Container {
                 kind: segment.kind,
             })
         })
+        .await
     }
 
     /// Returns the first offset at or behind `offset` at which an append is known to end, or the length.
@@ -241,6 +247,7 @@ impl Container {
                 }),
             }
         })
+        .await
     }
 
     /// Returns an attribute's durable value, [`sarit_proto::ids::NULL_ATTRIBUTE`] if it is unset.
@@ -249,6 +256,7 @@ impl Container {
     /// [`Error::NoSuchSegment`], [`Error::Stopping`].
     pub async fn attribute(&self, segment: &str, id: AttributeId) -> Result<i64, Error> {
         self.look(segment, |segment| Ok(segment.attribute(id)))
+            .await
     }
 
     /// Sets an attribute if it has the value `expected`; durable on return. Returns whether it had.
@@ -357,6 +365,7 @@ impl Container {
             check_keys(segment, keys)?;
             Ok(keys.iter().map(|key| table.get(key)).collect())
         })
+        .await
     }
 
     /// Returns the next entries of a table and the token to go on with; no entries at the end.
@@ -396,6 +405,7 @@ impl Container {
             };
             page.map_err(refuse)
         })
+        .await
     }
 
     /// Returns what changed in a table since a position, at most `count` entries.
@@ -424,6 +434,7 @@ impl Container {
             })?;
             Ok(table.delta(position, segment.length, count, TABLE_BYTES_MAX))
         })
+        .await
     }
 
     /// Returns what is durable about a table.
@@ -439,6 +450,7 @@ impl Container {
                 key_length: key_length(segment),
             })
         })
+        .await
     }
 
     /// Returns what was counted.
@@ -447,6 +459,12 @@ impl Container {
         let metrics = &shared.metrics;
         ContainerStats {
             segments: metrics.segments.get(),
+            resident: metrics.resident.get(),
+            changed: metrics.dirty.get(),
+            checkpoints: metrics.checkpoints.get(),
+            loads: metrics.loads.get(),
+            evictions: metrics.evictions.get(),
+            log_kept_from: metrics.kept_from.get(),
             appends: metrics.appends.get(),
             append_bytes: metrics.append_bytes.get(),
             duplicates: metrics.duplicates.get(),
@@ -491,9 +509,15 @@ impl Container {
     }
 
     /// Returns a number that equal durable states share: two containers with the same history, or one
-    /// before and after it was opened again. Dumps the whole state: for tests and the operator.
-    pub fn digest(&self) -> u64 {
-        Snapshot::of(&self.0.shared.state.read()).digest()
+    /// before and after it was opened again. Reads the whole index, and is right only while no
+    /// checkpoint is being made: for tests.
+    ///
+    /// # Errors
+    /// The index's.
+    pub async fn digest(&self) -> Result<u64, Error> {
+        let shared = &self.0.shared;
+        let indexed = Snapshot::read(&*shared.index).await?;
+        Ok(indexed.with(&shared.state.read()).digest())
     }
 
     /// Stops: answers everything accepted before, closes the log, returns when that is done. Appends
@@ -533,10 +557,19 @@ impl Container {
         segment: &str,
         wish: impl FnOnce(Caller<T>) -> Wish,
     ) -> Result<T, Error> {
+        self.alive()?;
+        let shared = &self.0.shared;
+        let segment: Arc<str> = segment.into();
+        let mut pins = vec![residents::pin(shared, &segment).await?];
         let (caller, answer) = oneshot::channel();
+        let wish = wish(caller);
+        for other in wish.others() {
+            pins.push(residents::pin(shared, other).await?);
+        }
         let request = Request {
-            segment: segment.into(),
-            wish: wish(caller),
+            segment,
+            wish,
+            pins,
         };
         let sent = if request.wish.is_exempt() {
             self.0.requests.send(request).await.is_ok()
@@ -559,20 +592,30 @@ impl Container {
         }
     }
 
-    fn look<T>(
+    async fn look<T>(
         &self,
         name: &str,
         look: impl FnOnce(&Segment) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.alive()?;
-        let state = self.0.shared.state.read();
-        match state.find(name) {
-            Some((_, segment)) => look(segment),
-            None => Err(Error::NoSuchSegment(name.into())),
+        let shared = &self.0.shared;
+        loop {
+            self.alive()?;
+            {
+                let state = shared.state.read();
+                if let Some((_, segment)) = state.find(name) {
+                    return look(segment);
+                }
+                if state.knows(name) {
+                    return Err(Error::NoSuchSegment(name.into()));
+                }
+            }
+            if !residents::load(shared, name).await? {
+                return Err(Error::NoSuchSegment(name.into()));
+            }
         }
     }
 
-    fn table<T>(
+    async fn table<T>(
         &self,
         name: &str,
         operation: &'static str,
@@ -585,6 +628,7 @@ impl Container {
                 operation,
             }),
         })
+        .await
     }
 }
 

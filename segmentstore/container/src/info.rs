@@ -81,6 +81,18 @@ impl Read {
 pub struct ContainerStats {
     /// Segments.
     pub segments: u64,
+    /// Segments in memory.
+    pub resident: u64,
+    /// Segments that changed since the last checkpoint.
+    pub changed: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Segments brought back into memory.
+    pub loads: u64,
+    /// Segments let go from memory.
+    pub evictions: u64,
+    /// Number of the oldest frame the log is kept from.
+    pub log_kept_from: u64,
     /// Appends that got a place.
     pub appends: u64,
     /// Their bytes.

@@ -9,7 +9,8 @@
 //!
 //! A checkpoint writes what changed to the [index](Indexes), and the log is cut behind it, as far as it
 //! holds no bytes of segments that lie nowhere else: `flush` moves these to long-term storage, in packs,
-//! and `read::blocks` reads them from there. Records of segments and tables stay in memory.
+//! and `read::blocks` reads them from there. A table that is in use is whole in
+//! memory.
 
 mod append;
 mod checkpoint;
@@ -26,6 +27,7 @@ mod operation;
 mod pipeline;
 mod read;
 mod recovery;
+mod residents;
 mod shared;
 mod state;
 mod tables;

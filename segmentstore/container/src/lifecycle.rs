@@ -22,12 +22,16 @@ use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Request};
 use crate::read::ahead::Ahead;
 use crate::read::waiters::Waiters;
+use crate::residents::Pins;
 use crate::shared::Shared;
 use crate::state::Seeded;
 use crate::{Config, Container, Error, Indexes, MemoryBudget, checkpoint, recovery};
 
 /// Reads of one container's log at the same time.
 const LOG_READS: usize = 4;
+
+/// Segments of one container brought back from the index at the same time.
+const LOADS: usize = 64;
 
 /// What a container needs from the process it lives in.
 #[derive(Clone, Debug)]
@@ -84,13 +88,15 @@ pub(crate) async fn open(
     let index = index.open(id).await?;
     let kept_from = replay.first().0;
     let started = Instant::now();
-    let mut state = recovery::recover(&*index, &log, replay, Seeded(rng.u64())).await?;
+    let hasher = Seeded(rng.u64());
+    let mut state = recovery::recover(&*index, &log, replay, hasher).await?;
     tracing::info!(
         container = %id,
         %epoch,
         kept_from,
         frame = state.frame,
-        segments = state.len(),
+        segments = state.total,
+        in_memory = state.len(),
         elapsed = ?started.elapsed(),
         "container recovered"
     );
@@ -111,6 +117,8 @@ pub(crate) async fn open(
         log,
         index,
         checkpoints: Triggers::default(),
+        pins: Pins::new(hasher),
+        loads: Semaphore::new(LOADS),
         owner: memory.frames().owner(),
         memory,
         waiters: Waiters::new(config.waiters, id),

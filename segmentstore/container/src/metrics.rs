@@ -84,6 +84,8 @@ pub(crate) struct Metrics {
     pub(crate) checkpoint_bytes: Count,
     pub(crate) checkpoint_failures: Count,
     pub(crate) merges: Count,
+    pub(crate) loads: Count,
+    pub(crate) evictions: Count,
     pub(crate) in_flight: Level,
     pub(crate) inbox: Level,
     pub(crate) segments: Level,
@@ -92,6 +94,7 @@ pub(crate) struct Metrics {
     pub(crate) boundaries: Level,
     pub(crate) table_entries: Level,
     pub(crate) table_bytes: Level,
+    pub(crate) resident: Level,
     pub(crate) dirty: Level,
     pub(crate) kept_from: Level,
     frame_seconds: Histogram,
@@ -134,6 +137,8 @@ impl Metrics {
             checkpoint_failures: count("segmentstore_checkpoint_failures_total"),
             merges: count("segmentstore_merged_segments_total"),
             merged: level("segmentstore_merges_remembered"),
+            loads: count("segmentstore_segment_loads_total"),
+            evictions: count("segmentstore_segment_evictions_total"),
             in_flight: level("segmentstore_frames_in_flight"),
             inbox: level("segmentstore_inbox_depth"),
             segments: level("segmentstore_segments"),
@@ -141,6 +146,7 @@ impl Metrics {
             extents: level("segmentstore_tail_extents"),
             table_entries: level("segmentstore_table_entries"),
             table_bytes: level("segmentstore_table_bytes"),
+            resident: level("segmentstore_resident_segments"),
             dirty: level("segmentstore_changed_segments"),
             kept_from: level("segmentstore_log_kept_from"),
             frame_seconds: histogram!("segmentstore_frame_seconds", labels(Some(container))),
@@ -161,8 +167,9 @@ impl Metrics {
 
     /// Notes the size of the state.
     pub(crate) fn state(&self, state: &State) {
-        self.segments.set(state.len() as u64);
+        self.segments.set(state.total);
         self.merged.set(state.merged.len() as u64);
+        self.resident.set(state.len() as u64);
         self.extents.set(state.totals.extents);
         self.packs.set(state.usage.packs().len() as u64);
         self.unflushed.set(state.usage.unflushed());
@@ -288,6 +295,16 @@ fn describe() {
             "Packs deleted, nobody referring to them",
         ),
         (
+            "segmentstore_segment_loads_total",
+            Unit::Count,
+            "Segments brought back into memory from the index",
+        ),
+        (
+            "segmentstore_segment_evictions_total",
+            Unit::Count,
+            "Segments let go from memory",
+        ),
+        (
             CREDIT_WAITS,
             Unit::Count,
             "Operations that had to wait for memory before they were read",
@@ -329,6 +346,11 @@ fn describe() {
             "Entries of table segments",
         ),
         ("segmentstore_table_bytes", Unit::Bytes, "Memory they take"),
+        (
+            "segmentstore_resident_segments",
+            Unit::Count,
+            "Segments in memory",
+        ),
         (
             "segmentstore_changed_segments",
             Unit::Count,

@@ -306,6 +306,32 @@ const CHECKPOINT_END: u8 = 10;
 const MERGE: u8 = 11;
 
 impl<'a> Operation<'a> {
+    /// Returns the segments that it changes, those it creates aside.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Sid> + 'a {
+        let mut sources = Sources::default();
+        let (one, placed) = match *self {
+            Self::Merge {
+                sid, sources: all, ..
+            } => {
+                sources = all;
+                (Some(sid), None)
+            }
+            Self::Append(run) => (Some(run.sid), None),
+            Self::Seal { sid }
+            | Self::Truncate { sid, .. }
+            | Self::Delete { sid }
+            | Self::SetAttributes { sid, .. }
+            | Self::TableUpdate { sid, .. } => (Some(sid), None),
+            Self::FlushCommit(placed) | Self::Compact(placed) => (None, Some(placed)),
+            Self::Create { .. } | Self::CheckpointEnd { .. } => (None, None),
+        };
+        let runs = placed.into_iter().flat_map(Placed::runs);
+        let sources = sources.iter().map(|source| source.sid);
+        one.into_iter()
+            .chain(runs.map(|run| run.sid))
+            .chain(sources)
+    }
+
     /// Writes the record, for all but appends, whose payload is gathered: see [`encode_run`].
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match *self {

@@ -33,7 +33,7 @@ pub(crate) async fn recover(
                 "it is empty, and the log begins with frame {first}"
             ));
         }
-        return self::replay(replay, State::new(hasher)).await;
+        return self::replay(index, replay, State::new(hasher)).await;
     };
     let frame = applied.frame;
     if frame + 1 < first {
@@ -48,20 +48,21 @@ pub(crate) async fn recover(
     }
     let state = load(index, applied, hasher).await?;
     if frame + 1 == first {
-        return self::replay(replay, state).await;
+        return self::replay(index, replay, state).await;
     }
     drop(replay);
     let replay = log.read_frames(FrameNo(frame + 1), FrameNo(last + 1));
-    self::replay(replay, state).await
+    self::replay(index, replay, state).await
 }
 
-/// Loads what the index has.
+/// Loads what the index has of the container itself, and the segments that are listed.
 async fn load(index: &dyn Index, applied: Applied, hasher: Seeded) -> Result<State, Error> {
     let mut state = State::at(applied, hasher);
     entries::load_packs(index, |id, used| state.usage.restore_pack(id, used)).await?;
     entries::load_merges(index, |merge, at| state.merged.restore(merge, at)).await?;
     let mut sids = Vec::new();
-    entries::each(index, keys::all(keys::Space::Segment), |mut key, _| {
+    // The others are loaded when someone asks for them.
+    entries::each(index, keys::all(keys::Space::Listed), |mut key, _| {
         if key.len() != 8 {
             return Err(Error::DamagedIndex(
                 "a segment's key has a wrong length".into(),
@@ -72,18 +73,31 @@ async fn load(index: &dyn Index, applied: Applied, hasher: Seeded) -> Result<Sta
     })
     .await?;
     for sid in sids {
-        if let Some(segment) = entries::load(index, sid).await? {
-            state.insert(sid, segment);
-        }
+        bring(index, &mut state, sid).await?;
     }
     Ok(state)
+}
+
+/// Gets a segment into memory, if there is one of that number and it is not.
+async fn bring(index: &dyn Index, state: &mut State, sid: Sid) -> Result<(), Error> {
+    if state.segment(sid).is_none()
+        && !state.dirty.is_gone(sid)
+        && let Some(segment) = entries::load(index, sid).await?
+    {
+        state.insert(sid, segment);
+    }
+    Ok(())
 }
 
 /// Applies all frames of a log to `state`.
 ///
 /// # Errors
 /// The log's, or [`Error::Broken`] with the frame that does not fit.
-pub(crate) async fn replay(mut replay: Replay, mut state: State) -> Result<State, Error> {
+pub(crate) async fn replay(
+    index: &dyn Index,
+    mut replay: Replay,
+    mut state: State,
+) -> Result<State, Error> {
     while let Some(frame) = replay.next().await? {
         let number = frame.number().0;
         let broken = |what| Error::Broken {
@@ -96,9 +110,11 @@ pub(crate) async fn replay(mut replay: Replay, mut state: State) -> Result<State
         let records = Records::new(frame.body()).map_err(broken)?;
         let time_ms = records.time_ms;
         for operation in records {
-            state
-                .apply(number, time_ms, &operation.map_err(broken)?)
-                .map_err(broken)?;
+            let operation = operation.map_err(broken)?;
+            for sid in operation.segments() {
+                bring(index, &mut state, sid).await?;
+            }
+            state.apply(number, time_ms, &operation).map_err(broken)?;
         }
         state.next_seq += u64::from(frame.ops());
         state.frame = number;
@@ -111,24 +127,26 @@ pub(crate) async fn replay(mut replay: Replay, mut state: State) -> Result<State
 /// # Errors
 /// As [`recover`]; [`Error::Broken`] if the copy is another one, or needs a frame that was cut off.
 pub(crate) async fn check(shared: &Shared, keep_from: FrameNo) -> Result<(), Error> {
+    let index = &*shared.index;
+    let indexed = Snapshot::read(index).await?;
     let (live, digest) = {
         let state = shared.state.read();
-        (state.applied(), Snapshot::of(&state).digest())
+        (state.applied(), indexed.clone().with(&state).digest())
     };
     let broken = |what| Error::Broken {
         frame: live.frame,
         what,
     };
-    let applied = Applied::of(&*shared.index).await?;
+    let applied = Applied::of(index).await?;
     let applied = applied.ok_or_else(|| broken("the log was cut, and the index is empty"))?;
     if applied.frame + 1 < keep_from.0 {
         return Err(broken("a frame was cut off that the index does not have"));
     }
     let hasher = shared.state.read().hasher();
-    let copy = load(&*shared.index, applied, hasher).await?;
+    let copy = load(index, applied, hasher).await?;
     let (from, to) = (FrameNo(applied.frame + 1), FrameNo(live.frame + 1));
-    let copy = replay(shared.log.read_frames(from, to), copy).await?;
-    if Snapshot::of(&copy).digest() != digest {
+    let copy = replay(index, shared.log.read_frames(from, to), copy).await?;
+    if indexed.with(&copy).digest() != digest {
         return Err(broken("what is left after a cut makes another state"));
     }
     for frame in copy.usage.frames() {

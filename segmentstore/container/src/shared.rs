@@ -15,6 +15,7 @@ use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::read::ahead::Ahead;
 use crate::read::waiters::Waiters;
+use crate::residents::Pins;
 use crate::state::State;
 use crate::{Config, MemoryBudget};
 
@@ -29,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) log: DurableLog,
     pub(crate) index: Arc<dyn Index>,
     pub(crate) checkpoints: Triggers,
+    pub(crate) pins: Pins,
+    /// Segments brought back from the index at the same time.
+    pub(crate) loads: Semaphore,
     pub(crate) memory: MemoryBudget,
     /// Whose frames ours are, in the process's stores of frames.
     pub(crate) owner: u64,

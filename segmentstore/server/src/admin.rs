@@ -67,6 +67,14 @@ pub struct ContainerReport {
     pub state: &'static str,
     /// Segments it has; 0 unless serving.
     pub segments: u64,
+    /// Those of them in memory.
+    pub resident_segments: u64,
+    /// Those that changed since the last checkpoint.
+    pub changed_segments: u64,
+    /// Checkpoints since it was opened.
+    pub checkpoints: u64,
+    /// Number of the oldest frame its log is kept from.
+    pub log_kept_from: u64,
     /// Readers that wait at a tail.
     pub waiting_reads: u64,
 }
@@ -128,6 +136,10 @@ impl Inspect {
                 id: id.0,
                 state,
                 segments: stats.segments,
+                resident_segments: stats.resident,
+                changed_segments: stats.changed,
+                checkpoints: stats.checkpoints,
+                log_kept_from: stats.log_kept_from,
                 waiting_reads: stats.waiters,
             }
         });

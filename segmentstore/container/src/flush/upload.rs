@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 
 use super::Flusher;
 use super::plan::{Piece, Planned};
-use crate::Error;
 use crate::operation::{PLACED_RUN, PlacedRun};
 use crate::pipeline::{Request, Wish};
 use crate::read::blocks::PackKey;
 use crate::state::{Extent, Medium, Sid};
+use crate::{Error, residents};
 
 /// Bytes of a part of a large pack; stores want at least 5 MiB.
 const PART_BYTES: u64 = 8 << 20;
@@ -103,6 +103,13 @@ async fn commit(
         };
         placed.encode(&mut runs);
     }
+    // Applied now or when the log is replayed, it must find the same segments.
+    let mut sids: Vec<_> = pack.runs.iter().map(|run| Sid(run.segment)).collect();
+    sids.dedup();
+    let mut pins = Vec::with_capacity(sids.len());
+    for sid in sids {
+        pins.extend(residents::pin_number(&flusher.shared, sid).await?);
+    }
     let (caller, answer) = oneshot::channel();
     let wish = Wish::Place {
         compact,
@@ -112,7 +119,11 @@ async fn commit(
         caller,
     };
     let segment = Arc::from("");
-    let request = Request { segment, wish };
+    let request = Request {
+        segment,
+        wish,
+        pins,
+    };
     #[cfg(planted = "flush_before_commit")]
     if let Wish::Place { runs, size, .. } = &request.wish {
         let placed = crate::operation::Placed::new(id, *size, runs);

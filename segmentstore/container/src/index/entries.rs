@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use sarit_proto::ids::AttributeId;
+use sarit_proto::names::is_transient;
 use sarit_storage::PackId;
 
 use super::{Batch, Index, keys};
@@ -31,6 +32,8 @@ pub(crate) struct Applied {
     pub(crate) next_seq: u64,
     /// The number the next segment gets.
     pub(crate) next_sid: Sid,
+    /// How many segments there are.
+    pub(crate) segments: u64,
 }
 
 /// What the index has of a segment that has changed since.
@@ -48,6 +51,8 @@ pub(crate) struct Was {
     extents: Vec<Extent>,
     numbers: Numbers,
     boundaries: Vec<Boundary>,
+    /// Whether it is listed among those that every start looks at.
+    listed: bool,
     /// Keys of its table that may have changed.
     touched: BTreeSet<Bytes>,
 }
@@ -60,8 +65,17 @@ impl Before {
             extents: segment.extents.clone(),
             numbers: segment.numbers.clone(),
             boundaries: segment.boundaries.clone(),
+            listed: is_listed(segment),
             touched: BTreeSet::new(),
         }))
+    }
+
+    /// Returns the segment's name, if the index has it.
+    pub(crate) fn name(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Nothing => None,
+            Self::Was(was) => Some(was.name.clone()),
+        }
     }
 
     /// Notes that a key of the segment's table is going to change.
@@ -80,17 +94,19 @@ impl Applied {
             out.put_u64_le(self.next_seq);
             out.put_u64_le(self.next_sid.0);
             out.put_u64_le(self.frame);
+            out.put_u64_le(self.segments);
         })
     }
 
     fn decode(mut raw: Bytes) -> Result<Self, Error> {
-        if raw.len() != 24 {
+        if raw.len() != 32 {
             return Err(damaged("the container's record has a wrong length"));
         }
         Ok(Self {
             next_seq: raw.get_u64_le(),
             next_sid: Sid(raw.get_u64_le()),
             frame: raw.get_u64_le(),
+            segments: raw.get_u64_le(),
         })
     }
 
@@ -101,10 +117,19 @@ impl Applied {
     }
 }
 
+/// Whether every start has to look at a segment: it has bytes that lie in the log only, or it is
+/// transient and to be deleted if its owner is gone.
+fn is_listed(segment: &Segment) -> bool {
+    segment.unflushed > 0 || is_transient(&segment.name)
+}
+
 /// Writes all entries of a segment.
 pub(crate) fn entries(sid: Sid, segment: &Segment, put: &mut impl FnMut(Bytes, Bytes)) {
     put(keys::name(&segment.name), sid_value(sid));
     put(keys::segment(sid), head(segment));
+    if is_listed(segment) {
+        put(keys::listed(sid), Bytes::new());
+    }
     for extent in &segment.extents {
         put(keys::extent(sid, extent.offset), extent_value(extent));
     }
@@ -132,6 +157,11 @@ pub(crate) fn changes(sid: Sid, before: &Before, now: &Segment, batch: &mut Batc
         Before::Was(was) => was,
     };
     batch.put(keys::segment(sid), head(now));
+    match (was.listed, is_listed(now)) {
+        (false, true) => batch.put(keys::listed(sid), Bytes::new()),
+        (true, false) => batch.delete(keys::listed(sid)),
+        _ => {}
+    }
     let (old, new) = (&was.extents, &now.extents);
     for_changes(
         old,
@@ -181,6 +211,9 @@ pub(crate) fn removal(sid: Sid, before: &Before, table: Option<&Table>, batch: &
     };
     batch.delete(keys::name(&was.name));
     batch.delete(keys::segment(sid));
+    if was.listed {
+        batch.delete(keys::listed(sid));
+    }
     for extent in &was.extents {
         batch.delete(keys::extent(sid, extent.offset));
     }
@@ -302,10 +335,6 @@ pub(crate) async fn load(index: &dyn Index, sid: Sid) -> Result<Option<Segment>,
 }
 
 /// Reads the number of a segment by its name.
-#[expect(
-    dead_code,
-    reason = "for segments that are loaded when they are asked for"
-)]
 pub(crate) async fn find(index: &dyn Index, name: &str) -> Result<Option<Sid>, Error> {
     match index.get(keys::name(name)).await? {
         None => Ok(None),

@@ -2,7 +2,7 @@
 //! order is that of the bytes, and little-endian in values.
 //!
 //! ```text
-//! 00                       → next seq u64 | next sid u64 | frame u64
+//! 00                       → next seq u64 | next sid u64 | frame u64 | number of segments u64
 //! 01 | name                → sid u64
 //! 02 | sid                 → start | length | modified_ms | events: 8 bytes each | kind u8 | sealed u8 | key length u16 | name
 //! 03 | sid | offset        → frame u64, or 2⁶³ + pack u64 | position u32 | length u32
@@ -11,6 +11,7 @@
 //! 06 | sid | offset        → events i64 | time_ms i64
 //! 07 | sid | source hash   → merged_ms i64
 //! 08 | pack                → bytes in use u64 | bytes of all its runs u64
+//! 09 | sid                 → nothing: every start looks at the segment
 //! ```
 
 use std::ops::Range;
@@ -34,6 +35,7 @@ pub(crate) enum Space {
     Boundary = 6,
     Merged = 7,
     Pack = 8,
+    Listed = 9,
 }
 
 /// The one key of the container itself.
@@ -77,8 +79,40 @@ pub(crate) fn table_entry(sid: Sid, key_bytes: &[u8]) -> Bytes {
     })
 }
 
+pub(crate) fn listed(sid: Sid) -> Bytes {
+    key(Space::Listed, |out| out.put_u64(sid.0))
+}
+
 pub(crate) fn pack(id: PackId) -> Bytes {
     key(Space::Pack, |out| out.put_u64(id.get()))
+}
+
+/// Whose a key is.
+pub(crate) enum Owner<'a> {
+    Container,
+    Name(&'a str),
+    Segment(Sid),
+}
+
+/// Returns whose a key is.
+pub(crate) fn owner(key: &[u8]) -> Owner<'_> {
+    const NAME: u8 = Space::Name as u8;
+    const SEGMENTS: [u8; 6] = [
+        Space::Segment as u8,
+        Space::Extent as u8,
+        Space::Attribute as u8,
+        Space::TableEntry as u8,
+        Space::Boundary as u8,
+        Space::Listed as u8,
+    ];
+    match key.split_first() {
+        Some((&NAME, name)) => Owner::Name(std::str::from_utf8(name).unwrap_or_default()),
+        Some((space, rest)) if SEGMENTS.contains(space) && rest.len() >= 8 => {
+            let sid = rest[..8].try_into().expect("cut to that length");
+            Owner::Segment(Sid(u64::from_be_bytes(sid)))
+        }
+        _ => Owner::Container,
+    }
 }
 
 /// Returns the range of one segment's keys of one kind.

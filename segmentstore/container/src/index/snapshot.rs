@@ -8,7 +8,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 
-use super::{entries, keys};
+use super::keys::Owner;
+use super::{Index, entries, keys};
+use crate::Error;
 use crate::state::State;
 
 /// A whole state.
@@ -30,6 +32,29 @@ impl Snapshot {
             snapshot.put(keys::merged(target, source), entries::number_value(at));
         }
         snapshot
+    }
+
+    /// Reads all that an index has.
+    pub(crate) async fn read(index: &dyn Index) -> Result<Self, Error> {
+        let mut snapshot = Self::default();
+        let everything = Bytes::new()..Bytes::from_static(&[0xff]);
+        let copy = |key, value| {
+            snapshot.put(key, value);
+            Ok(())
+        };
+        entries::each(index, everything, copy).await?;
+        Ok(snapshot)
+    }
+
+    /// Replaces what the index has by what the state has, of all that is in memory or gone.
+    pub(crate) fn with(mut self, state: &State) -> Self {
+        self.0.retain(|key, _| match keys::owner(key) {
+            Owner::Container => false,
+            Owner::Name(name) => !state.knows(name),
+            Owner::Segment(sid) => state.segment(sid).is_none() && !state.dirty.is_gone(sid),
+        });
+        self.0.append(&mut Self::of(state).0);
+        self
     }
 
     /// Returns a number that equal states share and different ones do not, but for chance. Not for

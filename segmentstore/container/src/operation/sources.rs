@@ -23,7 +23,7 @@ pub(crate) struct Source {
 }
 
 /// Sources in the order in which they are joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sources<'a>(&'a [u8]);
 
 impl Source {

@@ -76,6 +76,10 @@ fn body() -> Vec<u8> {
         Operation::Delete { sid },
         Operation::FlushCommit(placed),
         Operation::Compact(placed),
+        Operation::CheckpointEnd {
+            frame: 9,
+            next_seq: 5,
+        },
     ] {
         filling.record(false, |out| operation.encode(out));
     }
@@ -96,7 +100,7 @@ fn body() -> Vec<u8> {
     };
     filling.record(false, |out| merge.encode(out));
     let (mut builder, operations) = filling.build(0x0102, sarit_wal::FrameBuilder::with_capacity);
-    assert_eq!(operations, 13);
+    assert_eq!(operations, 14);
     builder.body().to_vec()
 }
 
@@ -136,6 +140,8 @@ fn the_bytes_are_those_described() {
         // Flush commit, then compact: pack, length of the object, two runs.
         placed("08"),
         placed("09"),
+        // Checkpoint end: the frame, the number of the operation behind it.
+        format!("0a00000010000000{sid}0500000000000000"),
         // Merge: length before, number of sources, attribute, sources.
         format!("0b00010060000000{sid}0d000000000000000200000000000000"),
         format!("{}{minus_one}", id("0a")),
@@ -151,7 +157,7 @@ fn what_was_written_is_read() {
     let records = Records::new(&body).unwrap();
     assert_eq!(records.time_ms, 0x0102);
     let records: Vec<_> = records.map(Result::unwrap).collect();
-    assert_eq!(records.len(), 11);
+    assert_eq!(records.len(), 12);
     let sid = Sid(9);
     assert!(matches!(
         records[0],
@@ -187,8 +193,8 @@ fn what_was_written_is_read() {
         .collect();
     assert_eq!(runs, [(6, 0), (70, 64)]);
     assert_eq!(records[9], Operation::Compact(placed));
-    let Operation::Merge { base, sources, .. } = records[10] else {
-        panic!("{:?}", records[10]);
+    let Operation::Merge { base, sources, .. } = records[11] else {
+        panic!("{:?}", records[11]);
     };
     let sources: Vec<_> = sources.iter().collect();
     assert_eq!((base, sources.len()), (13, 2));

@@ -13,6 +13,7 @@ use sarit_wal::FrameBuilder;
 
 use super::reply::Reply;
 use crate::operation::{self, APPEND, ATTRIBUTE, PRELUDE};
+use crate::residents::Pin;
 use crate::state::Sid;
 
 /// A frame being filled.
@@ -33,6 +34,8 @@ pub(crate) struct Filling {
     exempt: bool,
     /// Answers that depend on this frame or one before it, in order.
     pub(crate) replies: Vec<Reply>,
+    /// Of the segments that its requests name.
+    pub(crate) pins: Vec<Pin>,
     runs: Vec<RunHead>,
     writers: Vec<(AttributeId, i64)>,
 }

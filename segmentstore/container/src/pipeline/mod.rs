@@ -30,6 +30,7 @@ use self::request::Next;
 pub(crate) use self::request::{Filler, Request, Wish};
 use self::window::Window;
 use crate::operation::{Operation, Placed, Records};
+use crate::residents::Pin;
 use crate::shared::Shared;
 use crate::state::admit::{Intent, Verdict};
 use crate::state::{Effect, Sid, Speculation};
@@ -52,6 +53,8 @@ struct Flight {
     /// Number of its last operation.
     last_seq: u64,
     replies: Vec<Reply>,
+    /// Keeps the segments in memory that it changes.
+    _pins: Vec<Pin>,
 }
 
 /// The task's own state.
@@ -331,6 +334,7 @@ impl Pipeline {
         let Request {
             segment: name,
             wish,
+            mut pins,
         } = request;
         let speculation = &mut self.speculation;
         let exempt = wish.is_exempt();
@@ -392,6 +396,9 @@ impl Pipeline {
                 speculation.merge(state, &name, &sources, &updates, lenient, out),
             ),
         });
+        if !self.filling.is_empty() {
+            self.filling.pins.append(&mut pins);
+        }
         Reply::Request(answer)
     }
 
@@ -437,6 +444,7 @@ impl Pipeline {
                 bytes,
                 last_seq,
                 replies,
+                _pins: std::mem::take(&mut self.filling.pins),
             });
             self.shared.metrics.in_flight.set(self.flights.len() as u64);
             self.admit();

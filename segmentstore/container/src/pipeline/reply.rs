@@ -6,9 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use sarit_proto::ids::{ContainerId, Offset};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::residents::Pin;
 use crate::state::Seeded;
 use crate::{Done, Error, Outcome, Outcomes, Permit};
 
@@ -18,6 +21,8 @@ pub(crate) struct Destination {
     /// Groups the outcomes of one frame by connection.
     pub(crate) number: u64,
     pub(crate) outcomes: mpsc::UnboundedSender<Outcomes>,
+    /// Keeps the segments in memory that it appends to, from its first append to each on.
+    pub(crate) pins: Mutex<HashMap<Arc<str>, Pin>>,
 }
 
 /// An answer that waits for its frame.

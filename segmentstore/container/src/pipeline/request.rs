@@ -10,6 +10,7 @@ use sarit_storage::PackId;
 use super::reply::{Caller, Destination};
 use crate::index::entries::Applied;
 use crate::operation::{ATTRIBUTE, SOURCE};
+use crate::residents::Pin;
 use crate::{AppendOp, AttributeUpdate, Error, Kind, Offset};
 
 /// What waits while the log is full: it would fill it further.
@@ -42,6 +43,8 @@ impl Next {
 pub(crate) struct Request {
     pub(crate) segment: Arc<str>,
     pub(crate) wish: Wish,
+    /// Of all segments it names; held until what it writes is durable.
+    pub(crate) pins: Vec<Pin>,
 }
 
 /// What to do with the segment, and whom to tell.
@@ -88,6 +91,14 @@ impl Wish {
     #[cfg(test)]
     pub(super) fn is_own(&self) -> bool {
         matches!(self, Self::CheckpointEnd(..) | Self::Place { .. })
+    }
+
+    /// Returns the segments it names beside the one it is addressed to.
+    pub(crate) fn others(&self) -> &[Arc<str>] {
+        match self {
+            Self::Merge { sources, .. } => sources,
+            _ => &[],
+        }
     }
 
     /// Answers that nothing was done.

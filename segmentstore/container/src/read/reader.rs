@@ -18,7 +18,7 @@ use super::blocks::PackKey;
 use super::waiters::Waiter;
 use crate::shared::Shared;
 use crate::state::{Extent, Medium, Segment, Sid};
-use crate::{Error, Kind, Read};
+use crate::{Error, Kind, Read, residents};
 
 /// A piece of at least this many bytes makes a reply of its own, without a copy.
 const PIECE_WITHOUT_COPY: usize = 32 << 10;
@@ -46,6 +46,8 @@ enum Step {
     Fetch(Plan),
     /// Nothing there yet; `None` if too many wait already.
     Park(Sid, Option<Waiter>),
+    /// Nothing is known here of that name.
+    Load,
 }
 
 struct Plan {
@@ -83,6 +85,11 @@ pub(crate) async fn read(
                 }
                 outcome => return outcome,
             },
+            Step::Load => {
+                if !residents::load(shared, name).await? {
+                    return Err(Error::NoSuchSegment(name.into()));
+                }
+            }
             Step::Park(..) if shared.stopping.is_cancelled() || Instant::now() >= deadline => {
                 return Ok(Read::nothing_yet());
             }
@@ -133,6 +140,7 @@ fn step(
     let Some((sid, segment)) = found else {
         return match parked {
             Some(_) => Ok(Step::Answer(Read::nothing_yet())),
+            None if !state.knows(name) => Ok(Step::Load),
             None => Err(Error::NoSuchSegment(name.into())),
         };
     };

@@ -72,6 +72,14 @@ impl Waiters {
         })
     }
 
+    /// Returns whether a reader of this segment is parked. Ask with the state locked for writing: then
+    /// none can come meanwhile.
+    pub(crate) fn has(&self, sid: Sid) -> bool {
+        let parked = self.0.parked.lock();
+        let mut readers = parked.readers.range((sid, 0)..=(sid, u64::MAX));
+        readers.next().is_some()
+    }
+
     /// Wakes the readers of these segments.
     pub(crate) fn wake(&self, segments: &[Sid]) {
         // Nobody can be parking just now for a change that is already applied.

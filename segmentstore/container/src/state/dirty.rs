@@ -5,7 +5,8 @@
 //! whoever changes one that is not written down yet does it first. So appends never wait for more than
 //! a bit, and the checkpoint is of exactly that moment.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use sarit_storage::PackId;
 
@@ -26,6 +27,10 @@ pub(crate) struct Dirty {
     taking: Option<Taking>,
     /// A checkpoint that was broken off; nobody knows how much of it the index has.
     broken_off: Option<Batch>,
+    /// Whether a checkpoint has begun that the index does not have yet.
+    under_way: bool,
+    /// The segments that it removes.
+    leaving: BTreeSet<Sid>,
 }
 
 /// A checkpoint being written down.
@@ -43,6 +48,8 @@ impl Dirty {
             gone: Vec::new(),
             taking: None,
             broken_off: None,
+            under_way: false,
+            leaving: BTreeSet::new(),
         }
     }
 
@@ -62,9 +69,31 @@ impl Dirty {
     }
 
     /// Returns whether the index has the segment as it is, once no checkpoint is under way.
-    #[expect(dead_code, reason = "for segments that are let go")]
     pub(crate) fn is_clean(&self, sid: Sid) -> bool {
         !self.before.contains_key(&sid)
+    }
+
+    /// Returns whether no checkpoint is under way: then the index has all that did not change since the
+    /// last one.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.under_way
+    }
+
+    /// Notes that the index has the checkpoint that began last.
+    pub(crate) fn settled(&mut self) {
+        self.under_way = false;
+        self.leaving.clear();
+    }
+
+    /// Returns whether a segment is gone that the index may still have.
+    pub(crate) fn is_gone(&self, sid: Sid) -> bool {
+        self.leaving.contains(&sid) || self.gone.iter().any(|(gone, ..)| *gone == sid)
+    }
+
+    /// Returns the names of segments that are gone and that the index still has.
+    pub(super) fn names_gone(&self) -> HashSet<Arc<str>> {
+        let gone = self.gone.iter();
+        gone.filter_map(|(_, before, _)| before.name()).collect()
     }
 
     /// Call before a segment changes.
@@ -99,6 +128,7 @@ impl Dirty {
         hasher: Seeded,
     ) {
         debug_assert!(self.taking.is_none(), "one checkpoint at a time");
+        self.under_way = true;
         let mut batch = self.broken_off.take().unwrap_or_default();
         batch.put(keys::container(), applied.value());
         for (id, used) in packs {
@@ -110,6 +140,7 @@ impl Dirty {
         // Names first: they may be others' by now, which are written down later.
         for (sid, before, table) in self.gone.drain(..) {
             entries::removal(sid, &before, table.as_deref(), &mut batch);
+            self.leaving.insert(sid);
         }
         let empty = HashMap::with_hasher(hasher);
         let before = std::mem::replace(&mut self.before, empty);

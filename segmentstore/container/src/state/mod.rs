@@ -14,7 +14,7 @@ pub(crate) mod segment;
 pub(crate) mod usage;
 pub(crate) mod writers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub(crate) use admit::Speculation;
@@ -35,6 +35,10 @@ pub(crate) struct State {
     segments: HashMap<Sid, Segment, Seeded>,
     /// What is gone because it was merged.
     pub(crate) merged: Merged,
+    /// Names known to be nobody's.
+    absent: HashSet<Arc<str>, Seeded>,
+    /// How many segments there are, in memory or not.
+    pub(crate) total: u64,
     /// The number the next segment gets.
     pub(crate) next_sid: Sid,
     /// The number the next operation gets.
@@ -70,6 +74,8 @@ impl State {
             names: HashMap::with_hasher(hasher),
             segments: HashMap::with_hasher(hasher),
             merged: Merged::default(),
+            absent: HashSet::with_hasher(hasher),
+            total: 0,
             next_sid: Sid(1),
             next_seq: 1,
             frame: 0,
@@ -85,6 +91,7 @@ impl State {
         state.next_seq = applied.next_seq;
         state.next_sid = applied.next_sid;
         state.frame = applied.frame;
+        state.total = applied.segments;
         state
     }
 
@@ -107,12 +114,12 @@ impl State {
         self.segments.get(&sid).map(|segment| (sid, segment))
     }
 
-    /// Returns the number of segments.
+    /// Returns the number of segments in memory.
     pub(crate) fn len(&self) -> usize {
         self.segments.len()
     }
 
-    /// Returns all segments in the order of their creation.
+    /// Returns all segments in memory in the order of their creation.
     pub(crate) fn segments(&self) -> impl Iterator<Item = (Sid, &Segment)> {
         let mut all: Vec<_> = self.segments.iter().collect();
         all.sort_unstable_by_key(|(sid, _)| **sid);
@@ -125,7 +132,56 @@ impl State {
             frame: self.frame,
             next_seq: self.next_seq,
             next_sid: self.next_sid,
+            segments: self.total,
         }
+    }
+
+    /// Returns whether it is known here what a name stands for, be it nothing; otherwise the index has
+    /// to be asked.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.names.contains_key(name) || self.absent.contains(name)
+    }
+
+    /// Notes that a name is nobody's.
+    pub(crate) fn note_absent(&mut self, name: Arc<str>) {
+        self.absent.insert(name);
+    }
+
+    /// Returns how many names are known to be nobody's.
+    pub(crate) fn absent_len(&self) -> usize {
+        self.absent.len()
+    }
+
+    /// Forgets names that are nobody's and that the index can be asked about.
+    pub(crate) fn forget_absent(&mut self, unused: impl Fn(&str) -> bool) {
+        if self.dirty.is_settled() {
+            let leaving = self.dirty.names_gone();
+            self.absent
+                .retain(|name| leaving.contains(name) || !unused(name));
+        }
+    }
+
+    /// Returns the segments that the index has as they are, in no order.
+    pub(crate) fn clean(&self) -> impl Iterator<Item = Sid> + '_ {
+        let all = self.segments.iter();
+        all.filter(|(sid, segment)| segment.unflushed == 0 && self.dirty.is_clean(**sid))
+            .map(|(sid, _)| *sid)
+    }
+
+    /// Lets a segment go if the index has it as it is, and `unused` says so of its name.
+    pub(crate) fn let_go(&mut self, sid: Sid, unused: impl Fn(&str) -> bool) -> bool {
+        let Some(segment) = self.segments.get(&sid) else {
+            return false;
+        };
+        let clean = self.dirty.is_settled() && self.dirty.is_clean(sid);
+        if !clean || segment.unflushed > 0 || !unused(&segment.name) {
+            return false;
+        }
+        if let Some(segment) = self.segments.remove(&sid) {
+            self.names.remove(&segment.name);
+            self.count(&segment, u64::wrapping_sub);
+        }
+        true
     }
 
     /// Begins a checkpoint of this moment and returns which it is.
@@ -163,6 +219,8 @@ impl State {
         self.changing(sid)?;
         let mut segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
         self.names.remove(&segment.name);
+        self.absent.insert(segment.name.clone());
+        self.total -= 1;
         self.usage.mark(sid, false);
         self.count(&segment, u64::wrapping_sub);
         self.dirty.removed(sid, segment.table.take());
@@ -206,7 +264,9 @@ impl State {
                 for (id, value) in attributes.iter() {
                     segment.set_attribute(id, value);
                 }
+                self.absent.remove(name);
                 self.insert(sid, segment);
+                self.total += 1;
                 self.dirty.created(sid);
                 Ok(Effect::None)
             }

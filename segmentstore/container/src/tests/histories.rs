@@ -24,15 +24,22 @@ use super::model::{Answer, Model, Operation, Segment};
 use crate::index::snapshot::Snapshot;
 use crate::pipeline::reply::Caller;
 use crate::pipeline::{Request, Wish};
-use crate::recovery;
-use crate::state::Seeded;
+use crate::state::{Seeded, State};
 use crate::{
     AppendOp, Appender, AttributeUpdate, Config, Container, Error, Flush, Indexes, Kind,
     MemoryBudget, Offset, Outcomes, Parts, Permit, Running, SlateStore, SnapshotMemory,
 };
+use crate::{recovery, residents};
 
 const CONNECTIONS: u64 = 3;
-const ACTIONS: u64 = 250;
+/// Histories of each kind, unless `SARIT_HISTORIES` says how many.
+const HISTORIES: u64 = 334;
+/// The first ones are long: what comes late is found there.
+const LONG: u64 = 20;
+
+fn actions(seed: u64) -> u64 {
+    if seed < LONG { 250 } else { 40 }
+}
 /// Plain segments, tables in both layouts, a transient segment.
 const NAMES: [&str; 7] = ["a", "b", "c", "d", "t", "u", TRANSIENT];
 const TRANSIENT: &str =
@@ -182,8 +189,9 @@ impl Life {
         let config = Config {
             frame_bytes: 512,
             frame_operations: 12,
-            checkpoint_bytes: 2_000 + rng.below(20_000),
+            checkpoint_bytes: [500, 4_000, 20_000][rng.below(3) as usize],
             checkpoint_segments: 1_000,
+            resident_segments: rng.below(5) as usize,
             check_cuts: true,
             flush,
             ..Config::default()
@@ -218,7 +226,7 @@ impl Life {
     async fn act(&mut self, store: &Store) {
         match self.rng.below(100) {
             0..50 => self.append().await,
-            50..80 => self.request(),
+            50..80 => self.request().await,
             80..88 => self.peek().await,
             88..96 => tokio::time::sleep(Duration::from_micros(self.rng.below(3000))).await,
             96..98 => store.slow(Duration::from_micros(
@@ -284,7 +292,25 @@ impl Life {
             .map_or(0, |(_, segment)| segment.length + 20 * self.rng.below(2))
     }
 
-    fn request(&mut self) {
+    async fn request(&mut self) {
+        let (wish, waiting, asked) = self.draw();
+        let mut pins = Vec::new();
+        for name in [&asked.name].into_iter().chain(wish.others()) {
+            let pin = residents::pin(&self.container.0.shared, name).await;
+            pins.push(pin.expect("loads"));
+        }
+        let request = Request {
+            segment: asked.name.clone(),
+            wish,
+            pins,
+        };
+        if self.container.0.requests.try_send(request).is_ok() {
+            self.requests.push((asked, waiting));
+        }
+    }
+
+    /// Draws a request.
+    fn draw(&self) -> (Wish, Waiting, Asked) {
         let rng = &self.rng;
         let name = self.name();
         let key = || {
@@ -349,18 +375,12 @@ impl Life {
             }
         };
         let (wish, waiting) = to_wish(&operation);
-        let request = Request {
-            segment: name.clone(),
-            wish,
+        let asked = Asked {
+            name,
+            operation,
+            answer: None,
         };
-        if self.container.0.requests.try_send(request).is_ok() {
-            let asked = Asked {
-                name,
-                operation,
-                answer: None,
-            };
-            self.requests.push((asked, waiting));
-        }
+        (wish, waiting, asked)
     }
 
     fn merge(&self) -> Operation {
@@ -511,6 +531,8 @@ fn visible(segment: &Segment) -> Segment {
 }
 
 async fn look(container: &Container, name: &Arc<str>) -> Result<Option<Segment>, Error> {
+    let pinned = residents::pin(&container.0.shared, name).await;
+    let _pin = pinned.expect("loads");
     let state = container.0.shared.state.read().clone();
     let Some((_, segment)) = state.find(name) else {
         return Ok(None);
@@ -663,9 +685,9 @@ async fn history(seed: u64, store: fn(&Rng) -> Store, flushes: &mut Flushes) -> 
             let seen = look(&life.container, name).await.expect("can be read");
             assert_eq!(seen, Some(visible(segment)), "{name} after recovery");
         }
-        let count = life.container.0.shared.state.read().len();
-        assert_eq!(count, model.0.len(), "segments after recovery");
-        for _ in 0..ACTIONS {
+        let count = life.container.0.shared.state.read().total;
+        assert_eq!(count, model.0.len() as u64, "segments after recovery");
+        for _ in 0..actions(seed) {
             life.act(&store).await;
             if rng.chance(0.3) {
                 tokio::task::yield_now().await;
@@ -688,13 +710,13 @@ async fn history(seed: u64, store: fn(&Rng) -> Store, flushes: &mut Flushes) -> 
             life.wal.close().await.expect("the disk works");
         }
         life.collect();
-        let last = life.container.digest();
-        let live = life.container.0.shared.state.read().next_seq;
+        let state = life.container.0.shared.state.read().clone();
+        let live = state.next_seq;
         tally(&life.container, flushes);
         // Whoever opens the log next is alone with it, as after a real crash.
         let ended = life.end();
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let (durable, recovered) = durable(&store, &rng).await;
+        let (durable, recovered, last) = durable(&store, &rng, &state).await;
         if durable == live {
             // Nobody, not even the container itself, may have relied on what is not in the log.
             assert_eq!(recovered, last, "the state as of operation {live}");
@@ -724,17 +746,19 @@ struct Flushes {
     served: u64,
 }
 
-/// Returns the number of the operation behind the last one that the log holds, and the digest of the
-/// state behind it.
-async fn durable(store: &Store, rng: &Rng) -> (u64, u64) {
+/// Returns the number of the operation behind the last one that the log holds, and the digests of the
+/// state behind it and of the one that the container had, what was not in memory included.
+async fn durable(store: &Store, rng: &Rng, live: &State) -> (u64, u64, u64) {
     let wal = store.wal(rng).await;
     let opened = wal.open_log(LogId(3)).await.expect("opens");
     let index = store.index.open(ContainerId(3)).await.expect("opens");
     let state = recovery::recover(&*index, &opened.log, opened.replay, Seeded(1)).await;
+    let state = state.expect("the log is whole");
+    let indexed = Snapshot::read(&*index).await.expect("is there");
     index.close().await;
     wal.close().await.expect("the disk works");
-    let state = state.expect("the log is whole");
-    (state.next_seq, Snapshot::of(&state).digest())
+    let digest = |state| indexed.clone().with(state).digest();
+    (state.next_seq, digest(&state), digest(live))
 }
 
 fn run(seed: u64, store: fn(&Rng) -> Store, flushes: &mut Flushes) -> u64 {
@@ -750,7 +774,13 @@ fn run(seed: u64, store: fn(&Rng) -> Store, flushes: &mut Flushes) -> u64 {
 fn seeds() -> Vec<u64> {
     match std::env::var("SARIT_SEED") {
         Ok(seed) => vec![seed.parse().expect("SARIT_SEED is a number")],
-        Err(_) => (0..60).collect(),
+        Err(_) => {
+            let count = std::env::var("SARIT_HISTORIES").ok();
+            let count = count.map_or(HISTORIES, |n| {
+                n.parse().expect("SARIT_HISTORIES is a number")
+            });
+            (0..count).collect()
+        }
     }
 }
 

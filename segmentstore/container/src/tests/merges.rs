@@ -99,11 +99,11 @@ async fn ten_thousand_open_transactions_leave_nothing_behind() {
     );
     let events = container.attribute(TARGET, AttributeId::EVENT_COUNT);
     assert_eq!(events.await.unwrap(), left.len() as i64);
-    let digest = container.digest();
+    let digest = container.digest().await.unwrap();
     container.stop().await;
     running.await.unwrap();
     let (again, _running) = open(&memory, &index).await;
-    assert_eq!(again.digest(), digest);
+    assert_eq!(again.digest().await.unwrap(), digest);
     // A repeated merge after the restart is answered as before.
     let merged = again.merge(TARGET, &left[0], vec![]).await;
     assert_eq!(merged.unwrap(), Offset(expected));

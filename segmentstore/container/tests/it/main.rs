@@ -10,6 +10,7 @@ mod failure;
 mod flush;
 mod pressure;
 mod read;
+mod residents;
 mod segments;
 mod tables;
 mod threads;

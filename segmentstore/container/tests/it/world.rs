@@ -98,12 +98,12 @@ impl World {
     pub(crate) async fn reopen(self) -> Self {
         let (memory, config, budget) = (self.memory, self.config, self.budget);
         let (index, storage) = (self.index, self.storage);
-        let digest = self.container.digest();
+        let digest = self.container.digest().await.unwrap();
         drop((self.container, self.running));
         let again = Self::open_with(memory, index, config, budget, storage).await;
         let again = again.expect("opens again");
         assert_eq!(
-            again.container.digest(),
+            again.container.digest().await.unwrap(),
             digest,
             "replay gives the same state"
         );

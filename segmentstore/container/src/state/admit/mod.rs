@@ -557,7 +557,10 @@ impl Speculation {
     fn sid(&self, state: &State, name: &str) -> Option<Sid> {
         match self.names.get(name) {
             Some(made) => made.value,
-            None => state.sid(name),
+            None => {
+                debug_assert!(state.knows(name), "{name} was not pinned");
+                state.sid(name)
+            }
         }
     }
 

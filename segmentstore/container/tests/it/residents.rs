@@ -1,0 +1,148 @@
+//! Segments that are not in memory: nobody can tell, but by the numbers.
+
+use std::time::Duration;
+
+use sarit_container::{Config, Error, Kind, MemoryBudget, Offset};
+use sarit_proto::ids::AttributeId;
+use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
+
+use crate::world::World;
+
+const MANY: usize = 200;
+const FEW: usize = 10;
+const NUMBER: AttributeId = AttributeId(0x77);
+
+fn name(at: usize) -> String {
+    format!("s{at}")
+}
+
+/// A container that keeps `few` segments in memory, and has many, each with a number of its own.
+async fn crowd(few: usize) -> World {
+    let config = Config {
+        checkpoint_segments: 20,
+        resident_segments: few,
+        check_cuts: true,
+        ..Config::default()
+    };
+    let world = World::with(config, MemoryBudget::default()).await;
+    for at in 0..MANY {
+        let attributes = vec![(NUMBER, at as i64)];
+        let name = name(at);
+        let created = world.container.create(&name, Kind::Stream, attributes);
+        created.await.unwrap();
+    }
+    settle(&world).await;
+    world
+}
+
+/// Waits for a checkpoint of everything, and for what is let go after it.
+async fn settle(world: &World) {
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(61)).await;
+    }
+    assert_eq!(world.container.stats().changed, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn segments_nobody_uses_are_let_go_and_brought_back_as_they_were() {
+    let world = crowd(FEW).await;
+    let stats = world.container.stats();
+    assert_eq!(stats.segments, MANY as u64);
+    assert!(stats.resident <= FEW as u64, "{stats:?}");
+    for at in (0..MANY).rev() {
+        let number = world.container.attribute(&name(at), NUMBER).await;
+        assert_eq!(number.unwrap(), at as i64);
+    }
+    settle(&world).await;
+    let stats = world.container.stats();
+    assert!(stats.resident <= FEW as u64, "{stats:?}");
+    assert!(stats.loads >= (MANY - FEW) as u64, "{stats:?}");
+    let world = world.reopen().await;
+    let stats = world.container.stats();
+    assert_eq!((stats.segments, stats.resident), (MANY as u64, 0));
+    assert_eq!(world.container.attribute("s7", NUMBER).await.unwrap(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_that_is_not_in_memory_can_be_changed_and_deleted() {
+    let world = crowd(FEW).await;
+    let container = &world.container;
+    let exists = container.create("s3", Kind::Stream, vec![]).await;
+    assert!(matches!(exists, Err(Error::SegmentExists(_))), "{exists:?}");
+    assert!(
+        container
+            .update_attribute("s4", NUMBER, 44, 4)
+            .await
+            .unwrap()
+    );
+    assert_eq!(container.seal("s5").await.unwrap(), Offset(0));
+    container.delete("s6").await.unwrap();
+    let gone = container.info("s6").await;
+    assert!(matches!(gone, Err(Error::NoSuchSegment(_))), "{gone:?}");
+    container.create("s6", Kind::Stream, vec![]).await.unwrap();
+    let nobody = container.delete("s9999").await;
+    assert!(matches!(nobody, Err(Error::NoSuchSegment(_))), "{nobody:?}");
+    settle(&world).await;
+    let world = world.reopen().await;
+    let container = &world.container;
+    assert_eq!(container.attribute("s4", NUMBER).await.unwrap(), 44);
+    assert!(container.info("s5").await.unwrap().sealed);
+    let unset = sarit_proto::ids::NULL_ATTRIBUTE;
+    assert_eq!(container.attribute("s6", NUMBER).await.unwrap(), unset);
+    assert_eq!(container.stats().segments, MANY as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_that_someone_appends_to_stays_and_its_writer_is_known_again() {
+    let world = crowd(FEW).await;
+    let mut writer = world.connect();
+    assert_eq!(writer.setup("s8", 1).await.unwrap(), i64::MIN);
+    writer.append("s8", 1, 5, b"").await.unwrap();
+    // Idle, written down, and empty; the connection alone keeps it.
+    settle(&world).await;
+    let loads = world.container.stats().loads;
+    writer.append("s8", 1, 6, b"").await.unwrap();
+    assert_eq!(world.container.stats().loads, loads);
+    drop(writer);
+    for at in 100..150 {
+        world.container.info(&name(at)).await.unwrap();
+    }
+    settle(&world).await;
+    let mut writer = world.connect();
+    assert_eq!(writer.setup("s8", 1).await.unwrap(), 6);
+    assert!(world.container.stats().loads > loads);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_comes_back_with_its_entries() {
+    let world = crowd(0).await;
+    let kind = Kind::Table { key_length: 0 };
+    world.container.create("t", kind, vec![]).await.unwrap();
+    let entry = |key: &'static str, value: &'static str| TableEntry {
+        key: TableKey {
+            key: key.into(),
+            version: TableKey::NO_VERSION,
+        },
+        value: TableValue(value.into()),
+    };
+    let entries = vec![entry("a", "1"), entry("b", "2"), entry("c", "3")];
+    let versions = world.container.table_update("t", entries, None).await;
+    let versions = versions.unwrap();
+    settle(&world).await;
+    let remove = vec![TableKey {
+        key: "b".into(),
+        version: versions[1],
+    }];
+    world
+        .container
+        .table_remove("t", remove, None)
+        .await
+        .unwrap();
+    settle(&world).await;
+    let loads = world.container.stats().loads;
+    let keys = ["a", "b", "c"].map(bytes::Bytes::from);
+    let found = world.container.table_get("t", &keys).await.unwrap();
+    assert!(world.container.stats().loads > loads, "it was let go");
+    let found: Vec<_> = found.iter().map(|entry| entry.key.version).collect();
+    assert_eq!(found, [versions[0], TableKey::NOT_EXISTS, versions[2]]);
+}
