@@ -25,8 +25,10 @@ const CI: Duration = Duration::from_secs(40);
 const RSS_MAX: u64 = (256 + 150) << 20;
 /// What may lie between the memory of the first lives and that of the last.
 const RSS_DRIFT_MAX: u64 = 64 << 20;
-/// The same for descriptors: connections come and go.
-const DESCRIPTORS_DRIFT_MAX: usize = 50;
+/// The same for descriptors: connections come and go, and a burst fills some fifty files of the log.
+const DESCRIPTORS_DRIFT_MAX: usize = 120;
+/// Lives needed to tell a drift from a burst.
+const LIVES_TO_COMPARE: usize = 15;
 /// Events kept of the segments that are truncated all the time.
 const KEPT: i64 = 2_000;
 const SIZE: usize = 1_000;
@@ -127,8 +129,10 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
     let (first, last) = (&seen[..third], &seen[seen.len() - third..]);
     let most = |lives: &[Life], what: fn(&Life) -> u64| lives.iter().map(what).max().unwrap_or(0);
     let rss = (most(first, |life| life.rss), most(last, |life| life.rss));
+    // Thirds of one or two lives say nothing: the load comes in bursts.
+    let drifts = seen.len() >= LIVES_TO_COMPARE;
     ensure!(
-        rss.1 <= rss.0 + RSS_DRIFT_MAX,
+        !drifts || rss.1 <= rss.0 + RSS_DRIFT_MAX,
         "memory went from {} to {}",
         rss.0,
         rss.1
@@ -137,7 +141,7 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
     let descriptors = (most(first, count), most(last, count));
     let drift = DESCRIPTORS_DRIFT_MAX as u64;
     ensure!(
-        descriptors.1 <= descriptors.0 + drift,
+        !drifts || descriptors.1 <= descriptors.0 + drift,
         "descriptors went from {} to {}",
         descriptors.0,
         descriptors.1

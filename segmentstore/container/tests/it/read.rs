@@ -202,7 +202,8 @@ async fn what_memory_does_not_hold_is_read_back_from_the_log() {
     assert!(budget.usage().blocks <= 4 << 20);
     let world = world.reopen().await;
     tokio::task::yield_now().await;
-    assert_eq!(budget.usage().frames, 0);
+    // At most the end of the checkpoint that a start with a replay makes.
+    assert!(budget.usage().frames < 4 << 10);
     for name in names {
         read_all(&world, name, length).await;
     }
