@@ -249,8 +249,8 @@ fn no_byte_free_during_rolls_checkpoints_and_recovery_loses_nothing() {
                 appender.verify(&address).context("read while full")?;
             }
             if round % 2 == 0 {
-                // While the log is full a checkpoint is begun every second; it finds no space, and
-                // goes on when there is some.
+                // Time for a checkpoint to begin. Failed ones are counted, not demanded: one that finds no
+                // space is tried again inside of the index, longer than this.
                 std::thread::sleep(CHECKPOINT_BEGINS);
                 let name = "segmentstore_checkpoint_failures_total";
                 failed_checkpoints += metric(cluster, Role::Standalone, name)?;

@@ -1,4 +1,5 @@
-//! Mixed load with kills, for a while: contents verified, memory and descriptors flat.
+//! Mixed load with kills, for a while: contents verified, memory bounded; over enough lives, which only
+//! the long run has, memory and descriptors also flat.
 //!
 //! `SARIT_SOAK_MINUTES=30` goes on for longer than CI does, and kills every 20 to 60 seconds.
 
