@@ -1,20 +1,15 @@
-//! Ours and the official server, driven by the same official Java client (`reference/Bench.java`).
-
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+//! Ours and the official server, driven by the same official Java client: events.
 
 use anyhow::{Context as _, ensure};
-use sarit_tests::cluster::{Cluster, Layout};
 use serde_json::Value;
 
 use crate::Bench;
 use crate::append::EVENT_HEADER;
+use crate::driver::{self, Driver, SCOPE, Target, new_stream};
 use crate::figures::median;
 use crate::load::{segment_names, tails};
-use crate::reference::{Mode, Reference, Stop, folder};
+use crate::reference::{Mode, Reference, Stop};
 use crate::report::{Goal, Report, Row};
-
-const SCOPE: &str = "bench";
 
 /// One way to drive a server.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +43,6 @@ const ALONE: Load = Load {
     segments: 1,
 };
 
-/// A server as the Java client sees it.
-struct Target {
-    name: &'static str,
-    uri: String,
-    store: String,
-    pid_file: PathBuf,
-}
-
 /// What came out of runs of one load on one target.
 #[derive(Default)]
 struct Outcomes {
@@ -86,25 +73,10 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     let java = Java::compile(bench, reference)?;
     let rounds = bench.choose(2, 1);
     let data = bench.dir.join("java");
-    let server = Cluster::start(Layout::Standalone, &data, &bench.dir.join("logs"), &[])?;
-    let pid_file = bench.dir.join("sarit.pid");
-    let pids: Vec<_> = server.pids().iter().map(u32::to_string).collect();
-    std::fs::write(&pid_file, pids.join("\n"))?;
-    let ours = Target {
-        name: "sarit",
-        uri: server.uri(),
-        store: server.store_addr(),
-        pid_file,
-    };
-    let theirs = |name| Target {
-        name,
-        uri: reference.uri(),
-        store: reference.store_addr(),
-        pid_file: reference.pid_file(),
-    };
+    let (server, ours) = driver::ours(bench, &data)?;
     reference.wipe()?;
     reference.up(Mode::Durable)?;
-    let durable = theirs("official, durable");
+    let durable = Target::theirs("official, durable", reference);
     java.warm_up([&ours, &durable])?;
     let report = &mut bench.report;
     let [our_ingest, their_ingest] = java.alternate(report, [&ours, &durable], INGEST, rounds)?;
@@ -113,7 +85,7 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     reference.stop(Stop::Kill)?;
     reference.wipe()?;
     reference.up(Mode::Memory)?;
-    let memory = theirs("official, in memory");
+    let memory = Target::theirs("official, in memory", reference);
     java.warm_up([&memory])?;
     let [our_small, their_small] = java.alternate(report, [&ours, &memory], SMALL, rounds)?;
     reference.stop(Stop::Kill)?;
@@ -160,31 +132,17 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The compiled driver.
+/// Its runs.
 struct Java {
-    class_path: String,
-    probe_dir: PathBuf,
+    driver: Driver,
     warmup: u32,
     seconds: u32,
 }
 
 impl Java {
     fn compile(bench: &Bench, reference: &Reference) -> anyhow::Result<Self> {
-        let classes = bench.dir.join("classes");
-        let mut javac = Command::new("javac");
-        javac
-            .arg("-cp")
-            .arg(reference.class_path())
-            .arg("-d")
-            .arg(&classes);
-        let status = javac
-            .arg(folder().join("Bench.java"))
-            .status()
-            .context("run javac")?;
-        ensure!(status.success(), "javac: {status}");
         Ok(Self {
-            class_path: format!("{}:{}", classes.display(), reference.class_path()),
-            probe_dir: bench.dir.clone(),
+            driver: Driver::compile(bench, reference)?,
             warmup: bench.choose(8, 4),
             seconds: bench.choose(10, 3),
         })
@@ -228,11 +186,7 @@ impl Java {
     ) -> anyhow::Result<()> {
         let stream = new_stream()?;
         let line = self.bench(target, &stream, load)?;
-        let number = |name: &str| {
-            line[name]
-                .as_f64()
-                .with_context(|| format!("{name} in {line}"))
-        };
+        let number = |name: &str| driver::number(&line, name);
         let (acked, failed) = (number("acked")?, number("failed")?);
         ensure!(failed == 0.0, "{failed} appends failed on {}", target.name);
         let stored = tails(&target.store, &segment_names(SCOPE, &stream, load.segments))?;
@@ -272,51 +226,21 @@ impl Java {
         report.row(&row)
     }
 
-    /// Runs the driver once and returns what it printed.
     fn bench(&self, target: &Target, stream: &str, load: Load) -> anyhow::Result<Value> {
-        let mut java = Command::new("java");
-        java.args(["-Xmx1g", "-cp", &self.class_path])
-            .env("LEVEL", "ERROR");
-        java.arg(option(
-            "-Dlogback.configurationFile=",
-            &folder().join("logback.xml"),
-        ));
-        java.args(["Bench", &target.uri, "write", "--keep", "--rate", "0"]);
-        java.args(["--scope", SCOPE, "--stream", stream]);
-        java.arg("--server")
-            .arg(&target.pid_file)
-            .arg("--probe")
-            .arg(&self.probe_dir);
-        for (name, value) in [
-            ("--size", load.size.to_string()),
-            ("--writers", load.writers.to_string()),
-            ("--depth", load.depth.to_string()),
-            ("--segments", load.segments.to_string()),
-            ("--warmup", self.warmup.to_string()),
-            ("--seconds", self.seconds.to_string()),
-        ] {
-            java.arg(name).arg(value);
-        }
-        let output = java.stderr(Stdio::inherit()).output().context("run java")?;
-        ensure!(
-            output.status.success(),
-            "the Java driver: {}",
-            output.status
-        );
-        let text = String::from_utf8(output.stdout)?;
-        let last = text.lines().rev().find(|line| line.starts_with('{'));
-        serde_json::from_str(last.context("the Java driver printed no JSON")?)
-            .with_context(|| format!("read {text}"))
+        self.driver.run(
+            target,
+            "write",
+            &[
+                ("stream", stream.to_owned()),
+                ("keep", "1".to_owned()),
+                ("rate", "0".to_owned()),
+                ("size", load.size.to_string()),
+                ("writers", load.writers.to_string()),
+                ("depth", load.depth.to_string()),
+                ("segments", load.segments.to_string()),
+                ("warmup", self.warmup.to_string()),
+                ("seconds", self.seconds.to_string()),
+            ],
+        )
     }
-}
-
-fn new_stream() -> anyhow::Result<String> {
-    Ok(format!(
-        "java{}",
-        std::time::UNIX_EPOCH.elapsed()?.as_millis()
-    ))
-}
-
-fn option(name: &str, path: &Path) -> String {
-    format!("{name}{}", path.display())
 }

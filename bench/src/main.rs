@@ -9,12 +9,15 @@
 mod append;
 mod autoscale;
 mod check;
+mod control;
+mod driver;
 mod figures;
 mod flat;
 mod idle;
 mod java;
 mod limits;
 mod load;
+mod many;
 mod probe;
 mod reference;
 mod report;
@@ -68,10 +71,14 @@ enum Section {
     Scale,
     /// Transactions by raw wire: CPU and syncs by their size, and the memory of open ones
     Transactions,
+    /// 100,000 streams: CPU and metadata of each, lists, restart
+    Many,
     /// From the server's exec to its first acknowledged append
     Start,
     /// Ours and the official server, driven by the official Java client
     Reference,
+    /// The same for transactions, streams, tables and synchronizers
+    Control,
     /// How streams follow their load, in virtual time; a plot in the build directory
     Autoscale,
     /// The first split and the last merge under the official Java client, in real time
@@ -122,8 +129,10 @@ fn main() -> anyhow::Result<()> {
             Section::Idle => idle::run(&mut bench)?,
             Section::Scale => scale::run(&mut bench)?,
             Section::Transactions => transactions::run(&mut bench)?,
+            Section::Many => many::run(&mut bench)?,
             Section::Start => start::run(&mut bench)?,
             Section::Reference => java::run(&mut bench)?,
+            Section::Control => control::run(&mut bench)?,
             Section::Autoscale => autoscale::virtual_time(&mut bench)?,
             Section::AutoscaleReal => autoscale::real_time(&mut bench)?,
         }
