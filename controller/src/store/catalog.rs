@@ -8,6 +8,7 @@ use sarit_proto::key_range::KeyRange;
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
 
 use super::keys::{self, StreamId};
+use super::prefetched::Prefetched;
 use super::records::{self, Damaged};
 use super::{MetaStore, Revision};
 use crate::stream::epoch::{Epoch, Epochs, Segment, Transition};
@@ -74,9 +75,25 @@ pub(crate) struct Table {
 
 type Result<T> = std::result::Result<T, Error>;
 
+/// The rows that say what a stream is now, the state first: the active epoch must not be older.
+pub(crate) fn live(id: StreamId) -> [String; 4] {
+    [
+        keys::state(id),
+        keys::active(id),
+        keys::epoch(id, 0),
+        keys::config(id),
+    ]
+}
+
 impl Catalog {
     pub(crate) fn new(store: Arc<dyn MetaStore>) -> Self {
         Self { store }
+    }
+
+    /// Returns a catalog that has read `keys` already, in one go, as they are now.
+    pub(crate) async fn prefetched(&self, keys: Vec<String>) -> Result<Self> {
+        let rows = Prefetched::read(&self.store, keys).await?;
+        Ok(Self::new(Arc::new(rows)))
     }
 
     pub(crate) async fn row<R>(&self, key: &str) -> Result<Option<Row<R>>>

@@ -7,6 +7,7 @@ use super::{OPERATIONS_MAX, TRANSACTION_BYTES_MAX};
 pub(crate) async fn run(store: &dyn MetaStore) {
     a_missing_key_is_none(store).await;
     what_is_put_is_read_with_its_revision(store).await;
+    some_keys_are_read_together_in_their_order(store).await;
     a_failed_comparison_changes_nothing(store).await;
     a_deleted_key_never_gets_an_old_revision_again(store).await;
     ranges_are_ordered_and_paged(store).await;
@@ -51,6 +52,21 @@ async fn what_is_put_is_read_with_its_revision(store: &dyn MetaStore) {
     assert!(later > revision);
     let row = store.get("a/1").await.unwrap().unwrap();
     assert_eq!((&row.value[..], row.revision), (&b""[..], later));
+}
+
+async fn some_keys_are_read_together_in_their_order(store: &dyn MetaStore) {
+    let (y, x) = (
+        put(store, "some/y", "1").await,
+        put(store, "some/x", "2").await,
+    );
+    let keys = ["some/y", "some/missing", "some/x", "some/y"].map(str::to_owned);
+    let rows = store.get_many(&keys).await.unwrap();
+    let revisions: Vec<_> = rows
+        .iter()
+        .map(|row| Some(row.as_ref()?.revision))
+        .collect();
+    assert_eq!(revisions, [Some(y), None, Some(x), Some(y)]);
+    assert_eq!(store.get_many(&[]).await, Ok(Vec::new()));
 }
 
 async fn a_failed_comparison_changes_nothing(store: &dyn MetaStore) {

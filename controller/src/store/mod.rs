@@ -12,6 +12,7 @@ mod directory;
 mod fsck;
 pub(crate) mod keys;
 mod memory;
+mod prefetched;
 pub(crate) mod records;
 mod sled;
 
@@ -167,6 +168,16 @@ pub enum Error {
 pub trait MetaStore: Send + Sync + fmt::Debug {
     /// Returns the value of `key`.
     async fn get(&self, key: &str) -> Result<Option<Versioned>, Error>;
+
+    /// Returns the values of some keys, in their order; each as [`MetaStore::get`] would, not all as of one
+    /// moment. For a store that is asked by message or network it is one question instead of many.
+    async fn get_many(&self, keys: &[String]) -> Result<Vec<Option<Versioned>>, Error> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for key in keys {
+            rows.push(self.get(key).await?);
+        }
+        Ok(rows)
+    }
 
     /// Returns the first `limit` entries whose key starts with `prefix` and is greater than `after`.
     /// Fewer come back only if there are no more.

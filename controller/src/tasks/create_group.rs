@@ -32,7 +32,15 @@ pub(super) async fn begin(
     let begin = Transaction::new()
         .expect(keys::scope(&stream.scope), Expect::At(scope))
         .expect(keys::group(&stream.scope, &group), Expect::Absent);
-    let begin = add_records(context, begin, stream, id, &single(stream)).await?;
+    let begin = add_records(
+        context,
+        &context.catalog,
+        begin,
+        stream,
+        id,
+        &single(stream),
+    )
+    .await?;
     let job = CreateJob {
         mark_id: String::new(),
         group: Some(ReaderGroup {

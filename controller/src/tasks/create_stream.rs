@@ -10,7 +10,7 @@ use sarit_proto::names::ScopedStream;
 use super::hints::{tags, with_hints};
 use super::{Answer, Begun, Context, Error, Result, begun, work_row};
 use crate::segments::{self, Call};
-use crate::store::catalog::{Status, epoch_record, parse_id, state_record};
+use crate::store::catalog::{Catalog, Status, epoch_record, live, parse_id, state_record};
 use crate::store::keys::{self, StreamId};
 use crate::store::records::{self, CreateJob, Deleted, Job, Name, encode};
 use crate::store::{Expect, Revision, Transaction};
@@ -23,21 +23,31 @@ pub(super) async fn begin(
     stream: &ScopedStream,
     config: &StreamConfig,
 ) -> Result<Begun> {
-    let Some(scope) = context.catalog.scope(&stream.scope).await? else {
+    let mark = stream.mark();
+    let catalog = context
+        .catalog
+        .prefetched(vec![
+            keys::scope(&stream.scope),
+            keys::name(stream),
+            keys::deleted(stream),
+            keys::name(&mark),
+            keys::deleted(&mark),
+        ])
+        .await?;
+    let Some(scope) = catalog.scope(&stream.scope).await? else {
         return Ok(Begun::Answered(Answer::NoScope));
     };
-    if let Some(found) = context.catalog.name(stream).await? {
+    if let Some(found) = catalog.name(stream).await? {
         return existing(stream, found.visible);
     }
     context.check_store()?;
     let id = context.new_id();
     let mut begin = Transaction::new().expect(keys::scope(&stream.scope), Expect::At(scope));
-    begin = add_records(context, begin, stream, id, config).await?;
+    begin = add_records(context, &catalog, begin, stream, id, config).await?;
     let mut job = CreateJob::default();
-    let mark = stream.mark();
-    if !stream.stream.is_internal() && context.catalog.name(&mark).await?.is_none() {
+    if !stream.stream.is_internal() && catalog.name(&mark).await?.is_none() {
         let mark_id = context.new_id();
-        begin = add_records(context, begin, &mark, mark_id, &single(&mark)).await?;
+        begin = add_records(context, &catalog, begin, &mark, mark_id, &single(&mark)).await?;
         job.mark_id = mark_id.to_string();
     }
     begin = begin.put(keys::work(id), work_row(stream, Job::Create(job)));
@@ -57,15 +67,13 @@ fn existing(stream: &ScopedStream, visible: bool) -> Result<Begun> {
 /// Adds a stream's records to a transaction, invisible.
 pub(super) async fn add_records(
     context: &Context,
+    catalog: &Catalog,
     transaction: Transaction,
     stream: &ScopedStream,
     id: StreamId,
     config: &StreamConfig,
 ) -> Result<Transaction> {
-    let deleted = context
-        .catalog
-        .row::<Deleted>(&keys::deleted(stream))
-        .await?;
+    let deleted = catalog.row::<Deleted>(&keys::deleted(stream)).await?;
     let first_number = deleted.map_or(0, |row| row.value.next_number);
     let now = context.clock.now_ms();
     let epoch = Epoch::first(stream::config::segments(config), first_number, now);
@@ -126,13 +134,15 @@ pub(super) async fn work(
     let mut calls = Vec::new();
     let mut finish = done.clone();
     let mut hints = Vec::new();
+    let rows = streams.iter().flat_map(|(_, id)| live(*id));
+    let catalog = context.catalog.prefetched(rows.collect()).await?;
     for (stream, id) in &streams {
-        let config = context.catalog.config(*id).await?.value;
-        let epoch = context.catalog.active(*id).await?;
+        let config = catalog.config(*id).await?.value;
+        let epoch = catalog.active(*id).await?;
         let policy = segments::policy(&config);
         let segments = epoch.segments.iter();
         calls.extend(segments.map(|segment| (stream.segment(segment.id), Call::Create(policy))));
-        let status = context.catalog.status(*id).await?;
+        let status = catalog.status(*id).await?;
         finish = finish.put(keys::name(stream), name_row(*id, true)).put(
             keys::state(*id),
             encode(&state_record(&status, State::Active)),

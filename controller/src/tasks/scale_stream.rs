@@ -9,7 +9,7 @@ use sarit_proto::names::ScopedStream;
 use super::{Answer, Begun, Context, Error, Result, begun, work_row};
 use crate::segments::{self, Call};
 use crate::store::catalog::{
-    Status, active_record, epoch_record, next_record, parse_next, pending, state_record,
+    Status, active_record, epoch_record, live, next_record, parse_next, pending, state_record,
 };
 use crate::store::keys::{self, StreamId};
 use crate::store::records::{Job, ScaleJob, encode};
@@ -26,11 +26,12 @@ pub(super) async fn begin(
     let Some(id) = context.catalog.visible(stream).await? else {
         return Ok(Begun::Answered(Answer::NotThere));
     };
-    let status = context.catalog.status(id).await?;
+    let catalog = context.catalog.prefetched(live(id).into()).await?;
+    let status = catalog.status(id).await?;
     if !status.state.is_open() {
         return Ok(Begun::Answered(Answer::Sealed));
     }
-    let active = context.catalog.active(id).await?;
+    let active = catalog.active(id).await?;
     if !wanted.sealed.iter().all(|id| active.has(*id)) {
         // The answer to an earlier asking may have been lost.
         let last = context.catalog.transition(id, active.number).await?;
@@ -38,7 +39,7 @@ pub(super) async fn begin(
             return Ok(Begun::Answered(Answer::Scaled(made)));
         }
     }
-    let config = context.catalog.config(id).await?;
+    let config = catalog.config(id).await?;
     let least = stream::config::segments(&config.value);
     let made = match planned(context, id, &status, &active, wanted, least).await? {
         Ok(made) => made,

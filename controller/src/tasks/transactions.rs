@@ -88,12 +88,13 @@ impl Tasks {
             };
             let now = context.clock.now_ms();
             let ends_ms = context.bounds.life(lease_ms, now).map_err(Error::Invalid)?;
-            let status = context.catalog.status(id).await?;
+            let catalog = context.catalog.prefetched(catalog::live(id).into()).await?;
+            let status = catalog.status(id).await?;
             if !status.state.is_open() {
                 return Ok(Began::Sealed);
             }
             context.check_store()?;
-            let active = context.catalog.active(id).await?;
+            let active = catalog.active(id).await?;
             let epoch = active.reference;
             let number = context.rng.u128() >> 32;
             let new = TransactionId(u128::from(epoch.cast_unsigned()) << 96 | number);

@@ -27,11 +27,14 @@ pub(super) fn last_revision(db: &Db) -> Result<u64> {
     }
 }
 
-pub(super) fn one(db: &Db, key: &str) -> Result<Page> {
+/// Those of `keys` that exist, in this order.
+pub(super) fn some(db: &Db, keys: &[String]) -> Result<Page> {
     let mut page = Page::default();
-    if let Some(stored) = db.get(row_key(key)).map_err(text)? {
-        page.entries
-            .push((key.to_owned(), assemble(db, key, &stored)?));
+    for key in keys {
+        if let Some(stored) = db.get(row_key(key)).map_err(text)? {
+            page.entries
+                .push((key.to_owned(), assemble(db, key, &stored)?));
+        }
     }
     Ok(page)
 }

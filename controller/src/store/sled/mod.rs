@@ -67,19 +67,44 @@ struct Submission {
 
 #[derive(Debug)]
 struct Read {
-    prefix: String,
     kind: ReadKind,
     done: oneshot::Sender<Result<Found, Error>>,
 }
 
 #[derive(Debug)]
 enum ReadKind {
-    /// The key that `prefix` is.
-    One,
+    /// Those of these keys that exist, in this order.
+    Some(Vec<String>),
     Range {
+        prefix: String,
         after: Option<String>,
         limit: usize,
     },
+}
+
+impl ReadKind {
+    fn read(&self, db: &::sled::Db) -> Result<Page, String> {
+        match self {
+            Self::Some(keys) => layout::some(db, keys),
+            Self::Range {
+                prefix,
+                after,
+                limit,
+            } => layout::range(db, prefix, after.as_deref(), *limit),
+        }
+    }
+
+    /// Whether any of these keys is read.
+    fn touches(&self, keys: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Some(wanted) => wanted.iter().any(|key| keys.contains(key)),
+            Self::Range { prefix, .. } => {
+                let start = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+                let mut from = keys.range::<str, _>(start);
+                from.next().is_some_and(|key| key.starts_with(prefix))
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -222,10 +247,9 @@ impl SledStore {
         }
     }
 
-    async fn read(&self, prefix: &str, kind: ReadKind) -> Result<Page, Error> {
+    async fn read(&self, kind: ReadKind) -> Result<Page, Error> {
         let (done, found) = oneshot::channel();
-        let prefix = prefix.to_owned();
-        let read = Read { prefix, kind, done };
+        let read = Read { kind, done };
         let sent = self.senders()?.reads.send(read).await;
         sent.map_err(|_| self.gone())?;
         let found = found.await.map_err(|_| self.gone())??;
@@ -239,13 +263,24 @@ impl SledStore {
 #[async_trait]
 impl MetaStore for SledStore {
     async fn get(&self, key: &str) -> Result<Option<Versioned>, Error> {
-        let page = self.read(key, ReadKind::One).await?;
+        let page = self.read(ReadKind::Some(vec![key.to_owned()])).await?;
         Ok(page.entries.into_iter().next().map(|(_, row)| row))
     }
 
+    async fn get_many(&self, keys: &[String]) -> Result<Vec<Option<Versioned>>, Error> {
+        let page = self.read(ReadKind::Some(keys.to_vec())).await?;
+        let mut found = page.entries.into_iter().peekable();
+        let of = |key: &String| Some(found.next_if(|(name, _)| name == key)?.1);
+        Ok(keys.iter().map(of).collect())
+    }
+
     async fn range(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error> {
-        let after = after.map(str::to_owned);
-        self.read(prefix, ReadKind::Range { after, limit }).await
+        let range = ReadKind::Range {
+            prefix: prefix.to_owned(),
+            after: after.map(str::to_owned),
+            limit,
+        };
+        self.read(range).await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, Error> {
@@ -274,20 +309,8 @@ impl MetaStore for SledStore {
 async fn serve_reads(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Read>) {
     while let Some(read) = inbox.recv().await {
         let group = shared.group.read();
-        let page = match &read.kind {
-            ReadKind::One => layout::one(&shared.db, &read.prefix),
-            ReadKind::Range { after, limit } => {
-                layout::range(&shared.db, &read.prefix, after.as_deref(), *limit)
-            }
-        };
-        let touched = match read.kind {
-            ReadKind::One => group.keys.contains(&read.prefix),
-            ReadKind::Range { .. } => {
-                let start = (Bound::Included(read.prefix.as_str()), Bound::Unbounded);
-                let mut from = group.keys.range::<str, _>(start);
-                from.next().is_some_and(|key| key.starts_with(&read.prefix))
-            }
-        };
+        let page = read.kind.read(&shared.db);
+        let touched = read.kind.touches(&group.keys);
         let visible_after = if touched { group.number } else { 0 };
         drop(group);
         let found = page.map(|page| Found {
