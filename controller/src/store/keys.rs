@@ -34,6 +34,12 @@ use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
 pub(crate) struct StreamId(pub(crate) u128);
 
 impl StreamId {
+    /// Makes one of 48 bits of time and 80 of chance (laid out as UUID version 7 does, RFC 9562 §5.7, but for
+    /// its version bits): what is created together lies together, so a store pages in what it needs once.
+    pub(crate) fn new(now_ms: i64, random: u128) -> Self {
+        Self(u128::from(now_ms.cast_unsigned()) << 80 | random >> 48)
+    }
+
     /// Takes 32 hex digits.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let digits = Some(text).filter(|text| text.len() == 32)?;

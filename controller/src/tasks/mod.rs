@@ -552,7 +552,7 @@ impl Context {
     }
 
     fn new_id(&self) -> StreamId {
-        StreamId(self.rng.u128())
+        StreamId::new(self.clock.now_ms(), self.rng.u128())
     }
 }
 
