@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -40,6 +41,9 @@ const INBOX_MAX: usize = 1024;
 const GROUP_MAX: usize = 128;
 /// Bytes sled may keep of nodes read; small, because an idle process should be.
 const CACHE_BYTES: u64 = 4 << 20;
+/// How often, and how many times, to look whether sled's lock is free.
+const UNLOCK_LOOK_EVERY: Duration = Duration::from_millis(20);
+const UNLOCK_LOOKS: usize = 100;
 /// sled's segment; a node above a quarter of it would become an unsynced file (see above).
 const SEGMENT_BYTES: usize = 2 << 20;
 
@@ -171,7 +175,7 @@ async fn open_database(meta: &Path, disk: &dyn Disk) -> Result<::sled::Db, OpenE
         .cache_capacity(CACHE_BYTES)
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(None);
-    let first = match config.open() {
+    let first = match open_unlocked(&config).await {
         Ok(db) => return Ok(db),
         Err(error @ ::sled::Error::Corruption { .. }) => error,
         Err(error) => return Err(corrupt(meta, &error)),
@@ -189,7 +193,21 @@ async fn open_database(meta: &Path, disk: &dyn Disk) -> Result<::sled::Db, OpenE
     disk.sync_dir(meta)
         .await
         .map_err(|error| OpenError::io("sync", meta, error))?;
-    config.open().map_err(|error| corrupt(meta, &error))
+    let opened = open_unlocked(&config).await;
+    opened.map_err(|error| corrupt(meta, &error))
+}
+
+/// Opens the database, waiting a little for sled's own lock. Nobody else has it, since ours is taken; but
+/// threads of an instance just closed, or of one that failed to open, may hold it a moment longer.
+async fn open_unlocked(config: &::sled::Config) -> ::sled::Result<::sled::Db> {
+    for _ in 0..UNLOCK_LOOKS {
+        match config.open() {
+            Err(::sled::Error::Io(error)) if error.to_string().contains("lock") => {}
+            outcome => return outcome,
+        }
+        tokio::time::sleep(UNLOCK_LOOK_EVERY).await;
+    }
+    config.open()
 }
 
 fn corrupt(meta: &Path, error: &::sled::Error) -> OpenError {
