@@ -1,15 +1,25 @@
 //! Commit transactions, in the order in which their commits were accepted.
 //!
-//! A transaction's segments are merged into the active ones of the same number. If the stream was scaled
-//! since the transaction began, there are none: then two epochs are inserted, one that repeats the
-//! segments the transaction was written beside and takes its events, and one that repeats the active
-//! ones. Both begin at once, so readers see either neither or both.
+//! A transaction's segments are merged into the active ones of the same number: only those live in the same
+//! container for certain. Where the stream was scaled since the transaction began, there are none; then
+//! two epochs are inserted, one that repeats the segments the transaction was written beside and takes its
+//! events, and one that repeats the active ones. Both begin at once, so readers see either neither or
+//! both. Only the key ranges are replaced that were scaled and hold events of the transaction.
+//!
+//! Each such rolling commit costs readers two epochs, and a reader group of the official Java client
+//! follows about one epoch a second at best. So transactions of one epoch roll together, before others
+//! that began later, and a stream rolls at most once in two seconds, see [`Rolls`].
 //!
 //! Merging may be repeated, because a merged segment is gone: what a crash interrupts is done again from
 //! the queue, or from the work row of a rolling commit.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
 use sarit_proto::ids::{SegmentId, TransactionId};
-use sarit_proto::names::ScopedStream;
+use sarit_proto::names::{ScopedStream, StreamSegment};
+use tokio::time::Instant;
 
 use super::scale_stream::published;
 use super::{Answer, Begun, Context, Error, Result, begun, work_row};
@@ -24,6 +34,10 @@ use crate::stream::epoch::{Epoch, Segment, Transition};
 /// Most transactions at once: each takes three operations of the transaction that ends them, which also
 /// begins two epochs.
 const BATCH_MAX: usize = 30;
+/// How far down the queue a transaction is looked for that may roll with the first.
+const WINDOW: usize = 256;
+/// Between the rolling commits of a stream.
+const ROLL_EVERY: Duration = Duration::from_secs(2);
 /// Milliseconds of a day.
 const DAY_MS: i64 = 86_400_000;
 
@@ -37,6 +51,27 @@ pub(super) enum Batch {
     Roll(Box<RollJob>),
 }
 
+/// When streams had their last rolling commits. Only in memory: it keeps readers from being overrun, and
+/// nothing depends on it.
+#[derive(Debug, Default)]
+pub(super) struct Rolls(Mutex<BTreeMap<StreamId, Instant>>);
+
+impl Rolls {
+    /// Returns how long a stream has to wait before it may roll again; nothing if it may.
+    fn wait(&self, id: StreamId) -> Option<Duration> {
+        let last = *self.0.lock().get(&id)?;
+        let left = ROLL_EVERY.saturating_sub(last.elapsed());
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    /// Takes note of one, and forgets those that no longer count.
+    fn note(&self, id: StreamId) {
+        let mut rolls = self.0.lock();
+        rolls.retain(|_, last| last.elapsed() < ROLL_EVERY);
+        rolls.insert(id, Instant::now());
+    }
+}
+
 pub(super) async fn begin(context: &Context, stream: &ScopedStream) -> Result<Begun> {
     let Some(id) = context.catalog.visible(stream).await? else {
         return Ok(Begun::Answered(Answer::NotThere));
@@ -45,6 +80,9 @@ pub(super) async fn begin(context: &Context, stream: &ScopedStream) -> Result<Be
         Batch::Empty => Ok(Begun::Answered(Answer::Done)),
         Batch::Committed => Ok(Begun::Answered(Answer::More)),
         Batch::Roll(job) => {
+            if let Some(wait) = context.rolls.wait(id) {
+                return Ok(Begun::Answered(Answer::Later(wait)));
+            }
             let status = context.catalog.status(id).await?;
             let begin = Transaction::new()
                 .expect(keys::work(id), Expect::Absent)
@@ -56,58 +94,160 @@ pub(super) async fn begin(context: &Context, stream: &ScopedStream) -> Result<Be
     }
 }
 
-/// Commits some transactions, if their epoch's segments are active.
+/// Commits some transactions, if that takes no rolling commit.
 pub(super) async fn batch(context: &Context, stream: &ScopedStream, id: StreamId) -> Result<Batch> {
-    let mut queue = context.catalog.queue(id, BATCH_MAX).await?;
+    let mut queue = context.catalog.queue(id, WINDOW).await?;
     if cfg!(planted = "commit_out_of_order") {
         queue.reverse();
     }
+    let queue = together(&queue);
     let Some(epoch) = queue.first().map(|first| transaction(first).epoch()) else {
         return Ok(Batch::Empty);
     };
-    let same = queue.iter();
-    let same = same.take_while(|queued| transaction(queued).epoch() == epoch);
-    let queue: Vec<Queued> = same.cloned().collect();
     let active = context.catalog.active(id).await?;
     if active.reference != epoch {
-        let job = rolled(context, id, &active, epoch, queue).await?;
-        return Ok(Batch::Roll(Box::new(job)));
+        let past = segments_of(context, id, epoch).await?;
+        let gone = without(&past, &active.segments);
+        let written = written(context, stream, epoch, &gone, &queue).await?;
+        let (past, now) = touched(&written, gone, without(&active.segments, &past));
+        if !past.is_empty() {
+            let job = rolled(context, &active, epoch, (&past, now), queue)?;
+            return Ok(Batch::Roll(Box::new(job)));
+        }
     }
-    context
-        .call_all(merges(stream, &active.segments, epoch, &queue))
-        .await?;
+    let past = segments_of(context, id, epoch).await?;
+    merge_kept(context, stream, (&active.segments, &past), epoch, &queue).await?;
     let finish = ended(context, id, Transaction::new(), &queue);
     context.finish(finish).await?;
     committed(context, id, &queue);
     Ok(Batch::Committed)
 }
 
-/// Plans the two epochs of a rolling commit.
-async fn rolled(
+/// Picks what is committed at once: the first of the queue and others of its epoch. Those pass what began
+/// in a later epoch, as with the official server, and never what began in an earlier one. So of
+/// one writer's transactions none passes another that it began and committed before.
+fn together(queue: &[Queued]) -> Vec<Queued> {
+    let epoch = |queued: &Queued| transaction(queued).epoch();
+    let Some(first) = queue.first().map(epoch) else {
+        return Vec::new();
+    };
+    let queue = queue.iter().take_while(|queued| epoch(queued) >= first);
+    let same = queue.filter(|queued| epoch(queued) == first);
+    same.take(BATCH_MAX).cloned().collect()
+}
+
+/// Returns the segments whose number none of `others` has.
+fn without(segments: &[Segment], others: &[Segment]) -> Vec<Segment> {
+    let mut left = segments.to_vec();
+    left.retain(|segment| !others.iter().any(|other| same_number(segment, other)));
+    left
+}
+
+/// Where the numbers are equal, so are the keys.
+fn same_number(one: &Segment, other: &Segment) -> bool {
+    one.id.number() == other.id.number()
+}
+
+/// Merges what was written beside the segments `past` into the active ones of the same number, and removes
+/// what there is beside others: it is empty.
+async fn merge_kept(
     context: &Context,
-    id: StreamId,
+    stream: &ScopedStream,
+    (active, past): (&[Segment], &[Segment]),
+    epoch: i32,
+    queue: &[Queued],
+) -> Result<()> {
+    let gone = without(past, active);
+    let kept = without(past, &gone);
+    let mut targets = active.to_vec();
+    targets.retain(|target| kept.iter().any(|kept| same_number(kept, target)));
+    let merges = merges(stream, &targets, epoch, queue);
+    context.call_all(merges).await?;
+    let empty = sources(stream, epoch, &gone, queue).into_iter();
+    let deletions = empty.map(|name| (name, Call::Delete));
+    context.call_all(deletions.collect()).await
+}
+
+/// Returns those of `segments` beside which one of the transactions has written events.
+async fn written(
+    context: &Context,
+    stream: &ScopedStream,
+    epoch: i32,
+    segments: &[Segment],
+    queue: &[Queued],
+) -> Result<Vec<Segment>> {
+    let mut written = Vec::new();
+    for segment in segments {
+        for name in sources(stream, epoch, std::slice::from_ref(segment), queue) {
+            match context.segments.extent(&name).await {
+                Ok(extent) if extent.length.0 == 0 => {}
+                Err(segments::Error::Missing(_)) => {}
+                Ok(_) => {
+                    written.push(*segment);
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(written)
+}
+
+/// Of the segments that were replaced and those that replaced them, returns those whose keys are connected
+/// to what was written. Both cover the same keys.
+fn touched(
+    written: &[Segment],
+    gone: Vec<Segment>,
+    new: Vec<Segment>,
+) -> (Vec<Segment>, Vec<Segment>) {
+    let (mut past, mut now) = (written.to_vec(), Vec::<Segment>::new());
+    let meets = |segments: &[Segment], one: &Segment| {
+        segments.iter().any(|other| other.range.overlaps(one.range))
+    };
+    loop {
+        let before = (past.len(), now.len());
+        now = new
+            .iter()
+            .filter(|one| meets(&past, one))
+            .copied()
+            .collect();
+        past = gone
+            .iter()
+            .filter(|one| meets(&now, one))
+            .copied()
+            .collect();
+        if before == (past.len(), now.len()) {
+            return (past, now);
+        }
+    }
+}
+
+/// Plans the two epochs of a rolling commit that takes the segments `past` between those that are active
+/// `now`.
+fn rolled(
+    context: &Context,
     active: &Epoch,
     epoch: i32,
+    (past, now): (&[Segment], Vec<Segment>),
     queue: Vec<Queued>,
 ) -> Result<RollJob> {
-    let past = segments_of(context, id, epoch).await?;
-    let now = context.clock.now_ms();
+    let created_ms = context.clock.now_ms();
     let used_up = || Error::Invalid("the stream has used up its epochs".to_owned());
     let number = active.number.checked_add(1).ok_or_else(used_up)?;
     let merged = Transition {
         number,
         reference: epoch,
-        created_ms: now,
-        sealed: active.segments.clone(),
-        added: repeated(&past, number),
+        created_ms,
+        added: repeated(past, number),
+        sealed: now,
     };
     let number = number.checked_add(1).ok_or_else(used_up)?;
     let resumed = Transition {
         number,
         reference: active.reference,
-        created_ms: now,
+        created_ms,
         sealed: merged.added.clone(),
-        added: repeated(&active.segments, number),
+        added: repeated(&merged.sealed, number),
     };
     Ok(RollJob {
         merged: Some(next_record(&merged)),
@@ -148,11 +288,18 @@ pub(super) async fn work(
     context
         .call_all(calls(&merged.added, create.clone()))
         .await?;
-    let merging = merges(stream, &merged.added, merged.reference, &job.queue);
+    let epoch = merged.reference;
+    let merging = merges(stream, &merged.added, epoch, &job.queue);
     context.call_all(merging).await?;
     context.call_all(calls(&merged.added, Call::Seal)).await?;
     context.call_all(calls(&resumed.added, create)).await?;
     context.call_all(calls(&merged.sealed, Call::Seal)).await?;
+    // What goes on as it is: what was not scaled, and where nothing was written.
+    let active = context.catalog.active(id).await?.segments;
+    let past = segments_of(context, id, epoch).await?;
+    let kept = without(&active, &merged.sealed);
+    let past = without(&past, &merged.added);
+    merge_kept(context, stream, (&kept, &past), epoch, &job.queue).await?;
     let finish = published(context, id, done, &[merged, resumed]).await?;
     let mut finish = ended(context, id, finish, &job.queue);
     if job.then_seal {
@@ -160,6 +307,7 @@ pub(super) async fn work(
     }
     context.finish(finish).await?;
     metrics::rolling_commit();
+    context.rolls.note(id);
     committed(context, id, &job.queue);
     Ok(())
 }
@@ -199,15 +347,29 @@ fn merges(
     targets: &[Segment],
     epoch: i32,
     queue: &[Queued],
-) -> Vec<(sarit_proto::names::StreamSegment, Call)> {
+) -> Vec<(StreamSegment, Call)> {
     let targets = targets.iter();
     let merges = targets.map(|target| {
-        let parent = stream.segment(SegmentId::new(epoch, target.id.number()));
-        let sources = queue.iter();
-        let sources = sources.map(|queued| parent.transaction(transaction(queued)).to_string());
-        (stream.segment(target.id), Call::Merge(sources.collect()))
+        let sources = sources(stream, epoch, std::slice::from_ref(target), queue);
+        (stream.segment(target.id), Call::Merge(sources))
     });
     merges.collect()
+}
+
+/// The names of the transactions' segments beside these.
+fn sources(
+    stream: &ScopedStream,
+    epoch: i32,
+    segments: &[Segment],
+    queue: &[Queued],
+) -> Vec<String> {
+    let parents = segments.iter().map(|segment| segment.id.number());
+    let sources = parents.flat_map(|number| {
+        let parent = stream.segment(SegmentId::new(epoch, number));
+        let names = queue.iter();
+        names.map(move |queued| parent.transaction(transaction(queued)).to_string())
+    });
+    sources.collect()
 }
 
 /// Adds to `finish` what ends the transactions.

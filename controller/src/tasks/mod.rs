@@ -112,6 +112,8 @@ pub(crate) enum Answer {
     Done,
     /// Some of it; ask again.
     More,
+    /// Nothing yet; ask again after this time.
+    Later(Duration),
     /// There is one of that name already.
     Exists,
     /// The scope does not exist.
@@ -208,6 +210,7 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) rng: Rng,
     bounds: Bounds,
+    rolls: commit_transactions::Rolls,
     pub(crate) leases: Leases,
     /// Whether the open transactions of an earlier run are noted.
     loaded: watch::Sender<bool>,
@@ -248,6 +251,7 @@ impl Tasks {
             clock,
             rng,
             bounds,
+            rolls: commit_transactions::Rolls::default(),
             leases: Leases::default(),
             loaded: watch::channel(false).0,
             order: AtomicU64::new(0),

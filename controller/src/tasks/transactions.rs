@@ -265,6 +265,13 @@ impl Tasks {
             self.0.kicked.lock().remove(stream);
             match self.run_until(stream, Request::Commit, None).await {
                 Ok(Answer::More) => delay = RETRY_DELAY_MIN,
+                Ok(Answer::Later(wait)) => {
+                    // One run is enough for all that is queued until then.
+                    if !self.0.kicked.lock().insert(stream.clone()) {
+                        return;
+                    }
+                    tokio::time::sleep(wait).await;
+                }
                 Ok(_) => return,
                 Err(error @ (Error::Unavailable(_) | Error::Overloaded)) => {
                     warn!(%stream, %error, "commits wait");

@@ -268,6 +268,110 @@ async fn a_rolling_commit_is_read_between_the_old_segments_and_the_new() {
     assert_eq!(world.segments.all()["sc/st/1.#epoch.3"].length, 5);
 }
 
+/// How often the stream's active segments were replaced.
+async fn active_epoch(tasks: &Tasks) -> i32 {
+    let catalog = &tasks.context().catalog;
+    let id = catalog.visible(&named("st")).await.unwrap().unwrap();
+    catalog.status(id).await.unwrap().active_epoch
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolling_commit_replaces_only_what_was_scaled_and_written_to() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 3, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let id = world.begun(&tasks, "st").await;
+    let began = tasks.begin_transaction(&named("st"), LEASE_MS).await;
+    let Ok(Began::Open(elsewhere, segments)) = began else {
+        panic!("{began:?}");
+    };
+    let untouched = named("st").segment(segments[2].id).transaction(elsewhere);
+    world.segments.grow(&untouched.to_string(), 7);
+    tasks.run(&named("st"), reshape()).await.unwrap();
+    end(&tasks, id, End::Commit).await;
+    ended(&world, id).await;
+    let segments = world.segments.all();
+    assert_eq!(active_epoch(&tasks).await, 3);
+    for (name, length, sealed) in [
+        ("sc/st/0.#epoch.2", 5, true),
+        ("sc/st/1.#epoch.2", 5, true),
+        ("sc/st/2.#epoch.0", 5, false),
+        ("sc/st/3.#epoch.3", 0, false),
+        ("sc/st/4.#epoch.3", 0, false),
+    ] {
+        let found = &segments[name];
+        assert_eq!((found.length, found.sealed), (length, sealed), "{name}");
+    }
+    assert!(!segments.contains_key("sc/st/2.#epoch.2"));
+    // It has written only where nothing was scaled.
+    end(&tasks, elsewhere, End::Commit).await;
+    world.drained(&tasks).await;
+    assert_eq!(active_epoch(&tasks).await, 3);
+    assert_eq!(world.segments.all()["sc/st/2.#epoch.0"].length, 12);
+    assert_eq!(world.transaction_segments(), 0);
+    assert_eq!(world.faults().await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn transactions_of_one_epoch_roll_together_and_never_pass_an_older_one() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 3, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let mut old = Vec::new();
+    for _ in 0..3 {
+        old.push(world.begun(&tasks, "st").await);
+    }
+    tasks.run(&named("st"), reshape()).await.unwrap();
+    let mut new = Vec::new();
+    for _ in 0..3 {
+        new.push(world.begun(&tasks, "st").await);
+    }
+    world.segments.set_away(true);
+    for id in [new[0], old[0], new[1], old[1], new[2], old[2]] {
+        assert_eq!(end(&tasks, id, End::Commit).await, Accepted::Yes);
+    }
+    world.segments.set_away(false);
+    world.drained(&tasks).await;
+    assert_eq!(active_epoch(&tasks).await, 3);
+    let merged = world.merged();
+    let expected = |number: i32, epoch: i32, ids: &[TransactionId]| {
+        let parent = named("st").segment(SegmentId::new(epoch, number));
+        let names = ids.iter();
+        let names = names.map(|id| parent.transaction(*id).to_string());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(merged["sc/st/3.#epoch.1"], expected(3, 1, &new[..1]));
+    assert_eq!(merged["sc/st/0.#epoch.2"], expected(0, 0, &old));
+    assert_eq!(merged["sc/st/3.#epoch.3"], expected(3, 1, &new[1..]));
+    let mut shared = expected(2, 1, &new[..1]);
+    shared.extend(expected(2, 0, &old));
+    shared.extend(expected(2, 1, &new[1..]));
+    assert_eq!(merged["sc/st/2.#epoch.0"], shared);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_rolls_at_most_once_in_two_seconds_however_many_are_late() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 3, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let mut late = Vec::new();
+    for _ in 0..30 {
+        late.push(world.begun(&tasks, "st").await);
+    }
+    tasks.run(&named("st"), reshape()).await.unwrap();
+    for id in late {
+        assert_eq!(end(&tasks, id, End::Commit).await, Accepted::Yes);
+        sleep(Duration::from_millis(100)).await;
+    }
+    world.drained(&tasks).await;
+    // At 0, 2 and 4 seconds.
+    assert_eq!(active_epoch(&tasks).await, 1 + 2 * 3);
+    assert_eq!(world.faults().await, [""; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_transaction_nobody_keeps_open_is_aborted_and_leaves_no_segment() {
     let world = World::new().await;
