@@ -46,13 +46,28 @@ impl Timed {
 
     /// A second passes, ten bytes go to each segment, and a round of retention is made.
     async fn second(&mut self) {
+        self.pass();
+        crate::periodic::retention::round(&self.tasks).await;
+    }
+
+    fn pass(&mut self) {
         self.now.fetch_add(1_000, Ordering::Relaxed);
         self.written += 10;
         for number in 0..2 {
             let name = format!("sc/st/{number}.#epoch.0");
             self.world.segments.grow(&name, self.written);
         }
-        crate::periodic::retention::round(&self.tasks).await;
+    }
+
+    /// Another process on the same world, which dies when the fuse has burnt.
+    fn engine(&self, fuse: &Fuse, seed: u64) -> Tasks {
+        let now = self.now.clone();
+        engine_at(
+            Arc::new(Fused(self.world.store.clone(), fuse.clone())),
+            Arc::new(Fused(self.world.segments.clone(), fuse.clone())),
+            seed,
+            Clock::from_fn(move || now.load(Ordering::Relaxed)),
+        )
     }
 
     fn starts(&self) -> [u64; 2] {
@@ -129,6 +144,51 @@ async fn a_subscriber_holds_retention_up_to_the_maximum() {
         timed.second().await;
         // All is read: three seconds are kept.
         assert_eq!(timed.starts(), [180, 180], "kind {kind}");
+    }
+}
+
+/// Whatever the effect of a round after which the process dies, the next rounds come to the same end.
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_any_two_effects_of_retention_changes_nothing_about_its_end() {
+    let prepared = async || {
+        let mut timed = Timed::new(retained(1, 5_000, 0)).await;
+        for _ in 0..7 {
+            timed.second().await;
+        }
+        timed.pass();
+        timed
+    };
+    let settle = async |timed: &Timed| {
+        let tasks = timed.engine(&Fuse::after(1_000), 3);
+        tasks.resume().await.unwrap();
+        for _ in 0..3 {
+            tasks.run(&named("st"), Request::Retain).await.unwrap();
+        }
+    };
+    let expected = prepared().await;
+    settle(&expected).await;
+    assert_eq!(expected.starts(), [30; 2]);
+    for effects in 0.. {
+        let timed = prepared().await;
+        let fuse = Fuse::after(effects);
+        let dying = timed.engine(&fuse, 2);
+        let outcome = dying.run(&named("st"), Request::Retain).await;
+        if !fuse.is_blown() {
+            outcome.unwrap();
+            assert!(effects > 3, "a round has few effects");
+            break;
+        }
+        settle(&timed).await;
+        assert_eq!(
+            timed.world.state(),
+            expected.world.state(),
+            "after {effects} effects"
+        );
+        assert_eq!(
+            timed.world.faults().await,
+            [""; 0],
+            "after {effects} effects"
+        );
     }
 }
 
