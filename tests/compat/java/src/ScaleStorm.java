@@ -9,12 +9,8 @@ import io.pravega.client.stream.ScalingPolicy;
 import io.pravega.client.stream.Stream;
 import io.pravega.client.stream.StreamConfiguration;
 import io.pravega.client.stream.impl.ByteArraySerializer;
-import java.io.BufferedReader;
-import java.io.InputStreamReader;
 import java.net.URI;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
@@ -43,25 +39,11 @@ final class ScaleStorm {
     private static final int DRAIN_SECONDS = 60;
     private static final int IDLE_SECONDS = 120;
 
-    /** What writes: events or transactions. */
-    interface Source {
-        void awaitFirstAcks() throws InterruptedException;
-
-        /** Stops writing. */
-        void pause();
-
-        /** Then: null once everything is acknowledged, or what went wrong. */
-        String awaitAcks();
-
-        long acked();
-
-        long failed();
-
-        String status();
-    }
+    private static final Map<String, Integer> DEFAULTS = Map.of("writers", 8, "keys", 8, "size", 100, "readers", 4, "transaction", 0,
+        "rate", 2000);
 
     public static void main(String[] args) throws Exception {
-        Map<String, Integer> options = options(args);
+        Map<String, Integer> options = Steering.options(args, DEFAULTS, USAGE);
         ClientConfig config = ClientConfig.builder().controllerURI(URI.create(args[0])).build();
         String scope = args[1];
         String stream = args[2];
@@ -82,27 +64,19 @@ final class ScaleStorm {
         }
         Reading reading = new Reading(readers, IDLE_SECONDS, ledger::read);
         CompletableFuture<Void> end = reading.toEndAsync();
-        Source source = options.get("transaction") == 0 ? new StormWriters(config, scope, stream, ledger, options)
+        Writers writers = options.get("transaction") == 0 ? new StormWriters(config, scope, stream, ledger, options)
             : new TransactionWriters(config, scope, stream, ledger, options);
-        source.awaitFirstAcks();
-        say("ready");
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        for (String line = in.readLine(); line != null && !line.equals("quit"); line = in.readLine()) {
-            switch (line) {
-                case "status" -> say(source.status());
-                case "verify" -> say(verify(config, scope, stream, source, end, ledger));
-                default -> say("{\"error\":\"unknown command, expected status, verify or quit\"}");
-            }
-        }
+        writers.awaitFirstAcks();
+        Steering.steer(Map.of("status", writers::status, "verify", () -> verify(config, scope, stream, writers, end, ledger)));
         System.exit(0);
     }
 
-    private static String verify(ClientConfig config, String scope, String stream, Source source, CompletableFuture<Void> end, Ledger ledger) {
+    private static String verify(ClientConfig config, String scope, String stream, Writers writers, CompletableFuture<Void> end, Ledger ledger) {
         long begin = System.nanoTime();
-        source.pause();
-        String error = source.awaitAcks();
+        writers.pause();
+        String error = writers.awaitAcks();
         long acked = System.nanoTime();
-        long behind = source.acked() - ledger.found().read();
+        long behind = writers.acked.get() - ledger.found().read();
         try (StreamManager admin = StreamManager.create(config)) {
             admin.sealStream(scope, stream);
             end.get(DRAIN_SECONDS, TimeUnit.SECONDS);
@@ -113,32 +87,9 @@ final class ScaleStorm {
             error = error == null ? String.valueOf(e.getCause()) : error;
         }
         Ledger.Found found = ledger.found();
-        return String.format("{\"acked\":%d,\"read\":%d,\"lost\":%d,\"duplicated\":%d,\"reordered\":%d,\"corrupt\":%d,\"failed\":%d,"
-            + "\"behind\":%d,\"ack_s\":%.1f,\"drain_s\":%.1f%s}", source.acked(), found.read(), found.lost(), found.duplicated(),
-            found.reordered(), found.corrupt(), source.failed(), behind, (acked - begin) / 1e9, (System.nanoTime() - acked) / 1e9,
-            error == null ? "" : ",\"error\":\"" + error.replaceAll("[\\\\\"\\p{Cntrl}]+", " ") + '"');
-    }
-
-    private static Map<String, Integer> options(String[] args) {
-        Map<String, Integer> options = new HashMap<>(Map.of("writers", 8, "keys", 8, "size", 100, "readers", 4,
-            "transaction", 0, "rate", 2000));
-        boolean wrong = args.length < 3 || args.length % 2 == 0;
-        for (int i = 3; i < args.length && !wrong; i += 2) {
-            wrong = !args[i].startsWith("--") || !options.containsKey(args[i].substring(2)) || !args[i + 1].matches("[0-9]{1,7}");
-            if (!wrong) {
-                options.put(args[i].substring(2), Integer.parseInt(args[i + 1]));
-            }
-        }
-        if (wrong || options.get("size") < Item.SMALLEST) {
-            System.err.println(USAGE);
-            System.exit(2);
-        }
-        return options;
-    }
-
-    private static void say(String line) {
-        System.out.println(line);
-        System.out.flush();
+        String took = String.format("\"behind\":%d,\"ack_s\":%.1f,\"drain_s\":%.1f", behind, (acked - begin) / 1e9,
+            (System.nanoTime() - acked) / 1e9);
+        return Steering.found(writers, found, took, error);
     }
 
     private ScaleStorm() { }

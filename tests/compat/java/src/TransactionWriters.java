@@ -8,86 +8,57 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicLong;
-import java.util.concurrent.locks.LockSupport;
 
 /**
- * The storm's writers when it writes transactions: each on a thread of its own, its keys in turn. A transaction is committed, and the next
- * begun at once: commits are carried out in the order in which they were asked for. Every fifth transaction is aborted and its events are
+ * The storm's writers when it writes transactions. One is committed, and the next begun at once: commits are carried out in the order in which they were asked for. Every fifth transaction is aborted and its events are
  * written again by the next one, so that an event of an aborted one that becomes visible is found as a duplicate. The client shares
  * connections: otherwise it opens one for each segment of each transaction, and runs out of memory after half a minute.
  */
-final class TransactionWriters implements ScaleStorm.Source {
+final class TransactionWriters extends Writers {
     private static final int DRAIN_SECONDS = 60;
     private static final int ABORT_EVERY = 5;
     /** Committing ones of a writer, at most: beyond that it waits for the oldest. */
     private static final int COMMITTING = 4;
 
-    private final Ledger ledger;
-    private final int keys;
-    private final int size;
     private final int events;
-    /** Events per second of each writer; 0: as many as the server takes. */
-    private final int rate;
     private final Thread[] threads;
-    private final AtomicLong sent = new AtomicLong();
-    private final AtomicLong acked = new AtomicLong();
-    private final AtomicLong failed = new AtomicLong();
-    private final AtomicLong committed = new AtomicLong();
-    private final AtomicLong aborted = new AtomicLong();
     private volatile boolean paused;
-    private volatile String error;
 
     TransactionWriters(ClientConfig config, String scope, String stream, Ledger ledger, Map<String, Integer> options) {
-        this.ledger = ledger;
-        keys = options.get("keys");
-        size = options.get("size");
+        super(ledger, options);
         events = options.get("transaction");
-        rate = options.get("rate");
-        threads = new Thread[options.get("writers")];
+        threads = new Thread[writers];
         EventStreamClientFactory factory = EventStreamClientFactory.withScope(scope, config);
         for (int w = 0; w < threads.length; w++) {
             int writer = w;
             TransactionalEventStreamWriter<byte[]> out = factory.createTransactionalEventWriter("writer-" + w, stream,
                 new ByteArraySerializer(), EventWriterConfig.builder().transactionTimeoutTime(30_000).enableConnectionPooling(true).build());
-            threads[w] = new Thread(() -> write(writer, out), "writer-" + writer);
-            threads[w].setDaemon(true);
-            threads[w].start();
+            threads[w] = start(w, () -> write(writer, out));
         }
     }
 
-    private void write(int writer, TransactionalEventStreamWriter<byte[]> out) {
+    private void write(int writer, TransactionalEventStreamWriter<byte[]> out) throws Exception {
         List<Transaction<byte[]>> committing = new ArrayList<>();
-        try {
-            long next = System.nanoTime();
-            for (int n = 0; !paused; n++) {
-                if (rate > 0) {
-                    next = Math.max(next + events * 1_000_000_000L / rate, System.nanoTime() - 1_000_000_000L);
-                    LockSupport.parkNanos(next - System.nanoTime());
-                }
-                List<Item> items = new ArrayList<>();
-                for (int k = 0; k < events; k++) {
-                    items.add(ledger.next(writer, (n * events + k) % keys));
-                }
-                if (n % ABORT_EVERY == ABORT_EVERY - 1) {
-                    fill(out.beginTxn(), items).abort();
-                    aborted.incrementAndGet();
-                }
-                Transaction<byte[]> transaction = fill(out.beginTxn(), items);
-                transaction.commit();
-                sent.addAndGet(items.size());
-                committing.add(transaction);
-                if (committing.size() >= COMMITTING) {
-                    settle(committing.remove(0));
-                }
+        long next = System.nanoTime();
+        for (int n = 0; !paused; n++) {
+            next = pace(next, events);
+            List<Item> items = new ArrayList<>();
+            for (int k = 0; k < events; k++) {
+                items.add(ledger.next(writer, (n * events + k) % keys));
             }
-            while (!committing.isEmpty()) {
+            if (n % ABORT_EVERY == ABORT_EVERY - 1) {
+                fill(out.beginTxn(), items).abort();
+            }
+            Transaction<byte[]> transaction = fill(out.beginTxn(), items);
+            transaction.commit();
+            sent.addAndGet(items.size());
+            committing.add(transaction);
+            if (committing.size() >= COMMITTING) {
                 settle(committing.remove(0));
             }
-        } catch (Throwable e) {
-            e.printStackTrace();
-            error = e.toString();
-            failed.incrementAndGet();
+        }
+        while (!committing.isEmpty()) {
+            settle(committing.remove(0));
         }
     }
 
@@ -105,27 +76,22 @@ final class TransactionWriters implements ScaleStorm.Source {
             Check.that(System.nanoTime() < end, "a transaction was committed within " + DRAIN_SECONDS + " s");
             Thread.sleep(10);
         }
-        committed.incrementAndGet();
         acked.addAndGet(events);
     }
 
+    /** As many as there are events in one transaction of each. */
     @Override
-    public void awaitFirstAcks() throws InterruptedException {
-        while (committed.get() < threads.length) {
-            if (error != null) {
-                throw new IllegalStateException(error);
-            }
-            Thread.sleep(10);
-        }
+    long enough() {
+        return (long) writers * events;
     }
 
     @Override
-    public void pause() {
+    void pause() {
         paused = true;
     }
 
     @Override
-    public String awaitAcks() {
+    String awaitAcks() {
         try {
             for (Thread thread : threads) {
                 thread.join(TimeUnit.SECONDS.toMillis(DRAIN_SECONDS));
@@ -133,25 +99,9 @@ final class TransactionWriters implements ScaleStorm.Source {
                     return "a writer did not end within " + DRAIN_SECONDS + " s";
                 }
             }
-            return error;
+            return error();
         } catch (InterruptedException e) {
             throw new IllegalStateException("nobody interrupts the main thread", e);
         }
-    }
-
-    @Override
-    public long acked() {
-        return acked.get();
-    }
-
-    @Override
-    public long failed() {
-        return failed.get();
-    }
-
-    @Override
-    public String status() {
-        return String.format("{\"sent\":%d,\"acked\":%d,\"inflight\":%d,\"failed\":%d,\"committed\":%d,\"aborted\":%d}", sent.get(),
-            acked.get(), Math.max(0, sent.get() - acked.get()), failed.get(), committed.get(), aborted.get());
     }
 }
