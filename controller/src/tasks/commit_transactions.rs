@@ -8,7 +8,7 @@
 //!
 //! Each such rolling commit costs readers two epochs, and a reader group of the official Java client
 //! follows about one epoch a second at best. So transactions of one epoch roll together, before others
-//! that began later, and a stream rolls at most once in two seconds, see [`Rolls`].
+//! that began later, and a stream that goes on rolling waits longer each time, see [`Rolls`].
 //!
 //! Merging may be repeated, because a merged segment is gone: what a crash interrupts is done again from
 //! the queue, or from the work row of a rolling commit.
@@ -36,8 +36,12 @@ use crate::stream::epoch::{Epoch, Segment, Transition};
 const BATCH_MAX: usize = 30;
 /// How far down the queue a transaction is looked for that may roll with the first.
 const WINDOW: usize = 256;
-/// Between the rolling commits of a stream.
-const ROLL_EVERY: Duration = Duration::from_secs(2);
+/// Between the first two rolling commits of a stream; twice as long between the next two, and so on.
+const ROLL_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest pause between two. Readers follow two epochs in about half of it.
+const ROLL_PAUSE_MAX: Duration = Duration::from_secs(4);
+/// After so long without one, the next counts as the first.
+const ROLLS_FORGOTTEN: Duration = Duration::from_secs(8);
 /// Milliseconds of a day.
 const DAY_MS: i64 = 86_400_000;
 
@@ -51,24 +55,27 @@ pub(super) enum Batch {
     Roll(Box<RollJob>),
 }
 
-/// When streams had their last rolling commits. Only in memory: it keeps readers from being overrun, and
-/// nothing depends on it.
+/// When streams had their last rolling commits, and how long the pause after it is. Only in memory: it keeps
+/// readers from being overrun, and nothing else depends on it.
 #[derive(Debug, Default)]
-pub(super) struct Rolls(Mutex<BTreeMap<StreamId, Instant>>);
+pub(super) struct Rolls(Mutex<BTreeMap<StreamId, (Instant, Duration)>>);
 
 impl Rolls {
     /// Returns how long a stream has to wait before it may roll again; nothing if it may.
     fn wait(&self, id: StreamId) -> Option<Duration> {
-        let last = *self.0.lock().get(&id)?;
-        let left = ROLL_EVERY.saturating_sub(last.elapsed());
+        let (last, pause) = *self.0.lock().get(&id)?;
+        let left = pause.saturating_sub(last.elapsed());
         Some(left).filter(|left| !left.is_zero())
     }
 
     /// Takes note of one, and forgets those that no longer count.
     fn note(&self, id: StreamId) {
         let mut rolls = self.0.lock();
-        rolls.retain(|_, last| last.elapsed() < ROLL_EVERY);
-        rolls.insert(id, Instant::now());
+        rolls.retain(|_, (last, _)| last.elapsed() < ROLLS_FORGOTTEN);
+        let pause = rolls.get(&id).map_or(ROLL_PAUSE_MIN, |(_, pause)| {
+            (*pause * 2).min(ROLL_PAUSE_MAX)
+        });
+        rolls.insert(id, (Instant::now(), pause));
     }
 }
 

@@ -352,7 +352,7 @@ async fn transactions_of_one_epoch_roll_together_and_never_pass_an_older_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_rolls_at_most_once_in_two_seconds_however_many_are_late() {
+async fn a_stream_that_goes_on_rolling_waits_longer_each_time() {
     let world = World::new().await;
     let tasks = world.tasks(1);
     let create = Request::Create(config("st", 3, &[]));
@@ -367,7 +367,7 @@ async fn a_stream_rolls_at_most_once_in_two_seconds_however_many_are_late() {
         sleep(Duration::from_millis(100)).await;
     }
     world.drained(&tasks).await;
-    // At 0, 2 and 4 seconds.
+    // At 0, 1 and 3 seconds.
     assert_eq!(active_epoch(&tasks).await, 1 + 2 * 3);
     assert_eq!(world.faults().await, [""; 0]);
 }
