@@ -41,8 +41,13 @@ Example, with `sarit segmentstore` beside it:
     Controller(ControllerArgs),
     /// Run the segment store alone
     #[command(after_help = "\
-Example:
-  sarit segmentstore --data data/segmentstore --controller http://127.0.0.1:9090")]
+Examples:
+  sarit segmentstore --data data/segmentstore --controller http://127.0.0.1:9090
+
+Two stores, each with half of the containers:
+  sarit segmentstore --data data/store-1 --containers 4 --container-range 0..2
+  sarit segmentstore --data data/store-2 --containers 4 --container-range 2..4 \\
+      --segmentstore-addr 127.0.0.1:12346 --http-addr 127.0.0.1:9093")]
     Segmentstore(SegmentStoreArgs),
     /// Create, list and delete scopes
     Scope {
@@ -173,6 +178,12 @@ pub(crate) struct SegmentStoreArgs {
     /// Long-term storage: file:///dir; by default in the data directory
     #[arg(long, value_name = "URL")]
     pub(crate) storage: Option<String>,
+    /// Containers of all stores together; fixed when the directory is created
+    #[arg(long, value_name = "N")]
+    pub(crate) containers: Option<u32>,
+    /// Those of them that this store has, first to behind the last, as 0..2; fixed as well
+    #[arg(long, value_name = "RANGE", requires = "containers")]
+    pub(crate) container_range: Option<String>,
     /// The controller to register with
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     pub(crate) controller: String,

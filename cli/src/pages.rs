@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use sarit_controller::Health;
+use sarit_controller::{Health, KnownStore};
 use sarit_segmentstore::Inspect;
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ impl Pages {
             .route("/health/live", get(live))
             .route("/health/ready", get(ready))
             .route("/segmentstore", get(segment_store))
+            .route("/stores", get(stores))
             .route("/metrics", get(async move || metrics.render()))
             .with_state(self)
             .merge(rest)
@@ -55,6 +56,12 @@ fn status(well: bool) -> StatusCode {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     }
+}
+
+async fn stores(State(pages): State<Pages>) -> Result<Json<Vec<KnownStore>>, StatusCode> {
+    let controller = pages.controller.as_ref();
+    let stores = controller.map(|controller| Json(controller.stores()));
+    stores.ok_or(StatusCode::NOT_FOUND)
 }
 
 async fn live(State(pages): State<Pages>) -> (StatusCode, Json<Value>) {

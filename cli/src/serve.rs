@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sarit_controller::store::open_sled;
 use sarit_controller::{Controller, StaticStore};
@@ -57,6 +57,11 @@ pub(crate) async fn standalone(args: Standalone) -> anyhow::Result<()> {
         args.server.http_addr,
     ];
     let mut process = Process::new(&args.server, sources, &public)?;
+    if let Some(range) = process.settings.segmentstore.container_range {
+        bail!(
+            "segmentstore.container_range is {range}: a part of the containers is for `sarit segmentstore` only"
+        );
+    }
     let mut reports_to = args.controller_addr;
     if reports_to.ip().is_unspecified() {
         reports_to.set_ip(Ipv4Addr::LOCALHOST.into());
@@ -64,6 +69,16 @@ pub(crate) async fn standalone(args: Standalone) -> anyhow::Result<()> {
     let reports_to_setting = &mut process.settings.segmentstore.reports_to;
     reports_to_setting.get_or_insert_with(|| reports_to.to_string());
     let (advertised, connect) = process.segment_store().await?;
+    if let Some(store) = &process.pages.store
+        && let report = store.report()
+        && report.containers.len() < report.total_containers as usize
+    {
+        bail!(
+            "the segment store has {} of {} containers: run it and the other stores by `sarit segmentstore`",
+            report.containers.len(),
+            report.total_containers
+        );
+    }
     process.settings.controller.store = Some(StaticStore {
         advertised,
         connect,
@@ -98,6 +113,12 @@ pub(crate) async fn segment_store(args: SegmentStoreArgs) -> anyhow::Result<()> 
         advertised,
         args.storage.as_deref(),
     )?;
+    if let Some(containers) = args.containers {
+        sources.put("segmentstore.containers", i64::from(containers).into())?;
+    }
+    if let Some(range) = &args.container_range {
+        sources.put("segmentstore.container_range", range.as_str().into())?;
+    }
     let controller = args
         .controller
         .split_once("://")

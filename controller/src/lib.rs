@@ -49,7 +49,7 @@ use crate::store::catalog::Catalog;
 use crate::tasks::Tasks;
 use crate::watermarks::Watermarks;
 
-pub use crate::api::admin::{Check, Health};
+pub use crate::api::admin::{Check, Health, KnownStore};
 pub use crate::autoscale::{Config as AutoScale, Profile};
 pub use crate::config::{Config, StaticStore, TransactionConfig};
 pub use crate::watermarks::Config as WatermarkConfig;
@@ -254,6 +254,7 @@ impl Controller {
         let store = self.health.store.clone();
         let internal = api::serve::Internal {
             hosts: self.service.hosts.clone(),
+            store: store.clone(),
             loads: self.loads,
         };
         let serving = api::serve::serve(self.listener, self.service, internal, stop);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use sarit_client::config::{ConnectionConfig, Retry};
 use sarit_client::connection::Pool;
 use sarit_client::segment::admin::SegmentPolicy;
@@ -19,9 +20,6 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::placement::hosts::SharedHosts;
-
-/// A segment nobody makes: a store that says so answers.
-const PROBE: &str = "_system/probe/0.#epoch.0";
 
 /// Why a segment store did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +47,7 @@ pub(crate) struct Extent {
     pub(crate) sealed: bool,
 }
 
-/// A segment store, as the controller uses it.
+/// All segment stores together, as the controller uses them.
 #[async_trait]
 pub(crate) trait SegmentStore: Send + Sync {
     /// Says why a call would certainly fail now, or nothing.
@@ -70,7 +68,7 @@ pub(crate) trait SegmentStore: Send + Sync {
     async fn merge(&self, target: &str, sources: &[String]) -> Result<(), Error>;
     /// Appends an event, unless it has it.
     async fn append_once(&self, segment: &str, event: &Numbered) -> Result<(), Error>;
-    /// Finds out whether it answers at all.
+    /// Finds out whether all of it answers at all.
     async fn probe(&self) -> Result<(), Error>;
     /// Measures a segment.
     async fn extent(&self, segment: &str) -> Result<Extent, Error>;
@@ -140,7 +138,7 @@ pub(crate) fn policy(config: &StreamConfig) -> SegmentPolicy {
     }
 }
 
-/// The segment store at the other end of the wire protocol.
+/// The segment stores at the other end of the wire protocol; each segment's is asked.
 pub(crate) struct WireStore {
     segments: Segments,
     hosts: SharedHosts,
@@ -169,10 +167,7 @@ impl WireStore {
 #[async_trait]
 impl SegmentStore for WireStore {
     fn trouble(&self) -> Option<String> {
-        match self.hosts.advertised() {
-            Some(_) => None,
-            None => self.hosts.trouble(),
-        }
+        self.hosts.missing()
     }
 
     async fn create(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
@@ -219,10 +214,12 @@ impl SegmentStore for WireStore {
     }
 
     async fn probe(&self) -> Result<(), Error> {
-        match self.segments.info(PROBE).await.map_err(translate) {
-            Ok(_) | Err(Error::Missing(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let probes = self.hosts.probes();
+        let probes = probes.iter().map(|probe| self.segments.info(probe));
+        let found = join_all(probes).await.into_iter();
+        let failed = found.filter_map(|found| found.map_err(translate).err());
+        let failed = failed.filter(|error| !matches!(error, Error::Missing(_)));
+        failed.map(Err).next().unwrap_or(Ok(()))
     }
 
     async fn extent(&self, segment: &str) -> Result<Extent, Error> {

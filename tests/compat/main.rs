@@ -14,7 +14,7 @@ use sarit_proto::policy::StreamConfig;
 use sarit_tests::clients::{self, run_suite, schemathesis, workspace};
 use sarit_tests::cluster::{Cluster, Layout, Role};
 
-/// Memory the server may take: the budget's default and what the design allows beside it.
+/// Memory a store may take: the budget's default and what the design allows beside it.
 const RSS_MAX: u64 = (256 + 150) << 20;
 
 fn run(client: clients::Client, layout: Layout) {
@@ -27,7 +27,11 @@ fn run(client: clients::Client, layout: Layout) {
     if let Err(error) = suite {
         panic!("{error:#}\n{}", cluster.log_tail());
     }
-    assert!(peak <= RSS_MAX, "the server took {} MiB", peak >> 20);
+    assert!(
+        peak <= cluster.stores() * RSS_MAX,
+        "the server took {} MiB",
+        peak >> 20
+    );
     cluster.kill_all().expect("it can be killed");
     let minutes = start.elapsed().as_secs_f64() / 60.0;
     println!(
@@ -44,6 +48,11 @@ fn java_client_on_standalone() {
 #[test]
 fn java_client_on_two_processes() {
     run(clients::Client::Java, Layout::Separate);
+}
+
+#[test]
+fn java_client_on_two_stores() {
+    run(clients::Client::Java, Layout::TwoStores);
 }
 
 #[test]

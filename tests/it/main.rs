@@ -11,3 +11,4 @@ mod lifecycle;
 mod power;
 mod scaling;
 mod soak;
+mod two_stores;

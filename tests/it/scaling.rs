@@ -100,6 +100,11 @@ fn java_events_survive_random_scaling_and_kills() {
     java("scale-kills", Layout::Standalone, &[], Kind::Kills);
 }
 
+#[test]
+fn java_events_survive_random_scaling_on_two_stores() {
+    java("scale-two-stores", Layout::TwoStores, &[], Kind::Events);
+}
+
 /// Our own client: as many writers and keys, one reader of everything.
 async fn own(
     uri: &str,

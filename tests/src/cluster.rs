@@ -27,7 +27,13 @@ pub enum Layout {
     Standalone,
     /// `sarit controller` and `sarit segmentstore`.
     Separate,
+    /// `sarit controller` and two `sarit segmentstore`, each with half of the containers.
+    TwoStores,
 }
+
+/// What two stores have: all containers, and each its half.
+const CONTAINERS: &str = "4";
+const HALVES: [&str; 2] = ["0..2", "2..4"];
 
 /// One of the server's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +42,30 @@ pub enum Role {
     Standalone,
     /// `sarit controller`.
     Controller,
-    /// `sarit segmentstore`.
+    /// `sarit segmentstore`; of two the one with the lower half.
     SegmentStore,
+    /// The `sarit segmentstore` with the upper half.
+    SecondStore,
 }
 
-/// A server of one or two processes on ports of its own; killed when dropped.
+impl Role {
+    /// Its place among the ports for HTTP.
+    fn http(self) -> usize {
+        match self {
+            Self::Standalone | Self::Controller => 0,
+            Self::SegmentStore => 1,
+            Self::SecondStore => 2,
+        }
+    }
+
+    fn is_store(self) -> bool {
+        matches!(self, Self::SegmentStore | Self::SecondStore)
+    }
+}
+
+/// A server of one to three processes on ports of its own; killed when dropped.
 pub struct Cluster {
+    layout: Layout,
     data: PathBuf,
     logs: PathBuf,
     ports: Ports,
@@ -51,8 +75,8 @@ pub struct Cluster {
 
 struct Ports {
     controller: u16,
-    store: u16,
-    http: [u16; 2],
+    stores: [u16; 2],
+    http: [u16; 3],
 }
 
 struct Process {
@@ -118,12 +142,13 @@ impl Cluster {
     ) -> anyhow::Result<Self> {
         let ports = Ports {
             controller: free_port(),
-            store: free_port(),
-            http: [free_port(), free_port()],
+            stores: [free_port(), free_port()],
+            http: [free_port(), free_port(), free_port()],
         };
         let roles: &[Role] = match layout {
             Layout::Standalone => &[Role::Standalone],
             Layout::Separate => &[Role::Controller, Role::SegmentStore],
+            Layout::TwoStores => &[Role::Controller, Role::SegmentStore, Role::SecondStore],
         };
         let processes = roles
             .iter()
@@ -137,6 +162,7 @@ impl Cluster {
             .map(|setting| (*setting).to_owned())
             .collect();
         let mut cluster = Self {
+            layout,
             data: data.to_owned(),
             logs: logs.to_owned(),
             ports,
@@ -156,7 +182,20 @@ impl Cluster {
 
     /// Returns the segment store's address.
     pub fn store_addr(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.store)
+        format!("127.0.0.1:{}", self.ports.stores[0])
+    }
+
+    /// Returns where a segment store listens.
+    pub fn store_port(&self, role: Role) -> u16 {
+        self.ports.stores[usize::from(role == Role::SecondStore)]
+    }
+
+    /// Returns how many processes keep events.
+    pub fn stores(&self) -> u64 {
+        match self.layout {
+            Layout::Standalone | Layout::Separate => 1,
+            Layout::TwoStores => 2,
+        }
     }
 
     /// Returns the address of the first process's HTTP pages.
@@ -174,16 +213,14 @@ impl Cluster {
 
     /// Starts one process again, on the same data and ports. Does not wait.
     pub fn spawn(&mut self, role: Role) -> anyhow::Result<()> {
-        let (verb, folder, http) = match role {
-            Role::Standalone => ("standalone", "", 0),
-            Role::Controller => ("controller", "controller", 0),
-            Role::SegmentStore => ("segmentstore", "segmentstore", 1),
+        let (verb, folder) = match role {
+            Role::Standalone => ("standalone", ""),
+            Role::Controller => ("controller", "controller"),
+            Role::SegmentStore => ("segmentstore", "segmentstore"),
+            Role::SecondStore => ("segmentstore", "segmentstore-2"),
         };
-        let Ports {
-            controller,
-            store,
-            http: https,
-        } = &self.ports;
+        let (controller, http) = (self.ports.controller, self.ports.http[role.http()]);
+        let store = self.store_port(role);
         let mut command = Command::new(binary());
         // The server takes every SARIT_ variable for a setting of its own, or refuses it.
         for (name, _) in std::env::vars_os() {
@@ -192,22 +229,26 @@ impl Cluster {
             }
         }
         command.arg(verb).arg("--data").arg(self.data.join(folder));
-        command.args(["--http-addr", &format!("127.0.0.1:{}", https[http])]);
-        if role != Role::SegmentStore {
+        command.args(["--http-addr", &format!("127.0.0.1:{http}")]);
+        if !role.is_store() {
             command.args(["--controller-addr", &format!("127.0.0.1:{controller}")]);
         }
         if role != Role::Controller {
             command.args(["--segmentstore-addr", &format!("127.0.0.1:{store}")]);
         }
-        if role == Role::SegmentStore {
+        if role.is_store() {
             command.args(["--controller", &format!("http://127.0.0.1:{controller}")]);
+        }
+        if role.is_store() && self.layout == Layout::TwoStores {
+            let half = HALVES[usize::from(role == Role::SecondStore)];
+            command.args(["--containers", CONTAINERS, "--container-range", half]);
         }
         for setting in &self.settings {
             let section = setting.split('.').next().unwrap_or_default();
             let other = match role {
                 Role::Standalone => "",
                 Role::Controller => "segmentstore",
-                Role::SegmentStore => "controller",
+                Role::SegmentStore | Role::SecondStore => "controller",
             };
             if section != other {
                 command.args(["--set", setting]);
@@ -218,7 +259,7 @@ impl Cluster {
         let log = log
             .create(true)
             .append(true)
-            .open(self.logs.join(format!("{verb}.log")))?;
+            .open(self.logs.join(format!("{}.log", log_of(role))))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -234,7 +275,7 @@ impl Cluster {
         let deadline = Instant::now() + READY_MAX;
         for index in 0..self.processes.len() {
             let role = self.processes[index].role;
-            let http = self.ports.http[usize::from(role == Role::SegmentStore)];
+            let http = self.ports.http[role.http()];
             let Some(child) = &mut self.processes[index].child else {
                 continue;
             };
@@ -331,20 +372,21 @@ impl Cluster {
 
     /// Returns the body of an HTTP page of a process.
     pub fn http(&self, role: Role, path: &str) -> anyhow::Result<(u16, String)> {
-        let port = self.ports.http[usize::from(role == Role::SegmentStore)];
+        let port = self.ports.http[role.http()];
         http_get(port, path).with_context(|| format!("GET {path} from port {port}"))
     }
 
     /// Returns where a process serves HTTP.
     pub fn http_url(&self, role: Role) -> String {
-        let port = self.ports.http[usize::from(role == Role::SegmentStore)];
+        let port = self.ports.http[role.http()];
         format!("http://127.0.0.1:{port}")
     }
 
     /// Returns the last lines of every log.
     pub fn log_tail(&self) -> String {
         let mut tail = String::new();
-        for verb in ["standalone", "controller", "segmentstore"] {
+        for process in &self.processes {
+            let verb = log_of(process.role);
             let Ok(text) = std::fs::read_to_string(self.logs.join(format!("{verb}.log"))) else {
                 continue;
             };
@@ -369,6 +411,15 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // Nothing to report to: the test is over.
         let _ = self.kill_all();
+    }
+}
+
+fn log_of(role: Role) -> &'static str {
+    match role {
+        Role::Standalone => "standalone",
+        Role::Controller => "controller",
+        Role::SegmentStore => "segmentstore",
+        Role::SecondStore => "segmentstore-2",
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! GET /health/live    200 unless the metadata store has failed for good
 //! GET /health/ready   200 if every check holds, else 503; both with the checks as JSON
-//! GET /v1/stores      the segment stores we know
+//! GET /stores         the segment stores we know
 //! GET /v1/tasks       the changes in progress
 //! ```
 
@@ -17,7 +17,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use crate::placement::hosts::SharedHosts;
+use crate::placement::hosts::{Hosts, SharedHosts};
 use crate::segments::SegmentStore;
 use crate::store::MetaStore;
 use crate::tasks::Tasks;
@@ -76,6 +76,29 @@ impl Health {
         let reachable = Check::new("segment store reachable", trouble);
         vec![self.live().await, registered, reachable]
     }
+
+    /// Returns the segment stores that the controller knows, in the order of their containers.
+    pub fn stores(&self) -> Vec<KnownStore> {
+        if let Hosts::Static { advertised, .. } = &*self.hosts {
+            return vec![KnownStore {
+                id: "in this process".to_owned(),
+                address: advertised.to_string(),
+                first_container: 0,
+                containers: 0,
+                total_containers: 0,
+                silent_seconds: 0,
+            }];
+        }
+        let known = self.hosts.known().into_iter().map(|known| KnownStore {
+            id: known.store_id,
+            address: known.endpoint.to_string(),
+            first_container: known.owned.start(),
+            containers: known.owned.count(),
+            total_containers: known.containers,
+            silent_seconds: known.silence.as_secs(),
+        });
+        known.collect()
+    }
 }
 
 /// Builds the routes.
@@ -83,7 +106,7 @@ pub(crate) fn router(health: Health) -> Router {
     Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .route("/v1/stores", get(stores))
+        .route("/stores", get(stores))
         .route("/v1/tasks", get(tasks))
         .with_state(health)
 }
@@ -104,27 +127,25 @@ fn checks(checks: Vec<Check>) -> Response {
     (code, Json(checks)).into_response()
 }
 
-#[derive(Serialize)]
-struct Store {
-    id: String,
-    address: String,
-    containers: u32,
+/// A segment store that the controller knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KnownStore {
+    /// The identity of its data, or that it is in this process.
+    pub id: String,
+    /// `host:port` that clients are given.
+    pub address: String,
+    /// The first of its containers; 0 in this process.
+    pub first_container: u32,
+    /// How many it has; 0 in this process: all.
+    pub containers: u32,
+    /// How many there are in all stores; 0 in this process.
+    pub total_containers: u32,
+    /// For how long it has not registered again, in seconds.
+    pub silent_seconds: u64,
 }
 
-async fn stores(State(health): State<Health>) -> Json<Vec<Store>> {
-    let known = match health.hosts.heard() {
-        Some(heard) => Some(Store {
-            id: heard.store_id,
-            address: heard.endpoint.to_string(),
-            containers: heard.containers,
-        }),
-        None => health.hosts.advertised().map(|endpoint| Store {
-            id: "in this process".to_owned(),
-            address: endpoint.to_string(),
-            containers: 0,
-        }),
-    };
-    Json(known.into_iter().collect())
+async fn stores(State(health): State<Health>) -> Json<Vec<KnownStore>> {
+    Json(health.stores())
 }
 
 #[derive(Serialize)]

@@ -26,6 +26,7 @@ use super::load::Reports;
 use super::membership::Registrar;
 use crate::autoscale::AutoScaler;
 use crate::placement::hosts::SharedHosts;
+use crate::store::MetaStore;
 
 /// Connections at once; further ones wait in the operating system's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -44,6 +45,7 @@ const ACCEPT_DELAY: Duration = Duration::from_millis(50);
 /// What stores tell, and who wants to know.
 pub(crate) struct Internal {
     pub(crate) hosts: SharedHosts,
+    pub(crate) store: Arc<dyn MetaStore>,
     pub(crate) loads: AutoScaler,
 }
 
@@ -59,9 +61,13 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let controller =
         ControllerServiceServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let Internal { hosts, loads } = internal;
-    let membership =
-        MembershipServer::new(Registrar(hosts)).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let Internal {
+        hosts,
+        store,
+        loads,
+    } = internal;
+    let registrar = Registrar { hosts, store };
+    let membership = MembershipServer::new(registrar).max_decoding_message_size(REQUEST_BYTES_MAX);
     let load = LoadServer::new(Reports(loads)).max_decoding_message_size(REQUEST_BYTES_MAX);
     let server = Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)

@@ -13,6 +13,7 @@ use super::catalog::{Catalog, PAGE, parse_next};
 use super::keys::{self, StreamId};
 use super::records::{self, decode};
 use super::{Error, Expect, MetaStore, OPERATIONS_MAX, Outcome, Transaction};
+use crate::placement::record::Placement;
 use crate::stream::epoch::Epochs;
 use crate::stream::stream_cuts::{self, StreamCut};
 
@@ -194,6 +195,7 @@ impl Check<'_> {
                 }
             }
             "sub" => drop(self.read::<records::Subscriber>(key, value)),
+            keys::PLACEMENT => drop(self.read::<Placement>(key, value)),
             // Hints, and what others keep and check.
             _ => {}
         }

@@ -10,6 +10,7 @@
 //! t/{stream id}/active                   ActiveEpoch, from the first scaling on
 //! t/{stream id}/e/{epoch: 8 hex digits}  EpochRecord: what begins and ends with it
 //! load/{stream id}                       SavedLoads (`autoscale::record`), a hint
+//! placement                              Placement (`placement::record`): how many containers stores share
 //! wm/{stream id}                         MarksRecord (`watermarks::record`), from the first note on
 //! wmw/{stream id}/{writer}               MarkRecord: what a writer noted last
 //! w/{stream id}                          Work: the unfinished task, at most one, so the stream's lock
@@ -59,6 +60,7 @@ impl fmt::Debug for StreamId {
     }
 }
 
+pub(crate) const PLACEMENT: &str = "placement";
 pub(crate) const SCOPES: &str = "s/";
 pub(crate) const WORK: &str = "w/";
 

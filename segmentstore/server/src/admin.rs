@@ -54,7 +54,9 @@ pub struct Report {
     pub queued_bytes: u64,
     /// Bytes of frames kept in memory.
     pub cached_bytes: u64,
-    /// The containers, lowest number first.
+    /// How many containers there are, here and elsewhere.
+    pub total_containers: u32,
+    /// The containers that are here, lowest number first.
     pub containers: Vec<ContainerReport>,
 }
 
@@ -148,6 +150,7 @@ impl Inspect {
             connections: self.connections.load(Relaxed),
             queued_bytes: usage.operations,
             cached_bytes: usage.frames + usage.blocks,
+            total_containers: self.host.placement().0,
             containers: containers.collect(),
         }
     }

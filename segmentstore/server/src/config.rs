@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use sarit_proto::placement::ContainerRange;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::Error;
+use crate::directory::Shape;
 
 /// Most containers one data directory can have: each owns at least one of the 65,536 slots.
 const CONTAINERS_MAX: u32 = 1 << 12;
@@ -24,9 +26,14 @@ pub struct Config {
     /// `host:port` that clients are told to connect to: a name or an IPv4 address. Default: the listen
     /// address, which then must not be a wildcard.
     pub advertised: Option<String>,
-    /// Containers, fixed when the data directory is created; later values are ignored. More use more
-    /// cores, each costs memory and a share of every group commit. Default: 4 on up to two cores, else 8.
+    /// Containers of all stores together, fixed when the data directory is created; another number is
+    /// refused later. More use more cores, each costs memory and a share of every group commit.
+    /// Default: what the directory has; for a new one 4 on up to two cores, else 8.
     pub containers: Option<u32>,
+    /// Those of them that this store has, `"0..2"`, the others being other stores'; fixed as well.
+    /// Default: what the directory has; for a new one all.
+    #[serde(deserialize_with = "range")]
+    pub container_range: Option<ContainerRange>,
     /// `host:port` of the controller's internal API to register with; none when membership is static.
     pub controller: Option<String>,
     /// `host:port` of the controller's internal API to report loads to, by which streams scale; default:
@@ -122,6 +129,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 12_345)),
             advertised: None,
             containers: None,
+            container_range: None,
             controller: None,
             reports_to: None,
             memory: Memory::default(),
@@ -179,6 +187,18 @@ impl Config {
                 "containers is {containers}, it must be in [1, {CONTAINERS_MAX}]"
             ));
         }
+        if let Some(range) = self.container_range {
+            let Some(containers) = self.containers else {
+                return refuse(format!(
+                    "container_range is {range}, but containers does not say of how many"
+                ));
+            };
+            if range.end() > containers {
+                return refuse(format!(
+                    "container_range is {range}, but there are only {containers} containers"
+                ));
+            }
+        }
         if self.memory.budget < BUDGET_BYTES_MIN {
             return refuse(format!(
                 "memory.budget is {}, it must be at least {BUDGET_BYTES_MIN}",
@@ -205,12 +225,14 @@ impl Config {
         format!("{host}:{port}")
     }
 
-    /// Returns how many containers a new data directory gets.
-    pub(crate) fn containers(&self) -> u32 {
-        self.containers.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            if cores <= 2 { 4 } else { 8 }
-        })
+    /// Returns which containers the data directory has, or gets if it is new.
+    pub(crate) fn shape(&self) -> Shape {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Shape {
+            asked: self.containers,
+            default: if cores <= 2 { 4 } else { 8 },
+            range: self.container_range,
+        }
     }
 
     /// Returns where clients find a store that listens on `local`.
@@ -221,6 +243,12 @@ impl Config {
         // Port 0 means: the one that was given to the listener.
         (host, if port == 0 { local.port() } else { port })
     }
+}
+
+/// Reads a range of containers, `0..2`.
+fn range<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ContainerRange>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// Reads a number of bytes, plain or with a unit.
@@ -275,6 +303,15 @@ mod tests {
             config.advertised(config.listen),
             ("store.example".into(), 9_000)
         );
+    }
+
+    #[test]
+    fn a_part_of_the_containers_must_be_a_part_of_something() {
+        let config = |text: &str| serde_json::from_str::<Config>(text).unwrap().validate();
+        config(r#"{"containers": 4, "container_range": "2..4"}"#).unwrap();
+        config(r#"{"container_range": "2..4"}"#).unwrap_err();
+        config(r#"{"containers": 3, "container_range": "2..4"}"#).unwrap_err();
+        assert!(serde_json::from_str::<Config>(r#"{"container_range": "4..2"}"#).is_err());
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::host::{Host, Unavailable};
 use crate::input::{Arrived, Input};
 use crate::load::Meters;
 use crate::metrics::Metrics;
-use crate::reply::{Close, Refused, refusal};
+use crate::reply::{Close, Refused, refusal, wrong_host};
 use crate::request::{self, Answer, Terms};
 
 /// While this many bytes of replies wait to be written, no new ones are made but acknowledgements.
@@ -428,6 +428,10 @@ impl Connection {
             return self.send(&refusal);
         }
         let container = self.shared.host.owner(&setup.segment);
+        if !self.shared.host.owns(container) {
+            let refusal = wrong_host(setup.request_id, &setup.segment);
+            return self.send(&refusal);
+        }
         let taken = self.appends.set_up(setup, container);
         self.taken(taken);
     }
@@ -519,7 +523,8 @@ async fn hand_over(
                 let tokens = batch.iter().map(token_of).collect();
                 return HandedOver::Refused { tokens, why };
             }
-            Err(Unavailable::Stopping) => return HandedOver::Stopping,
+            // A writer is set up on our own segments only.
+            Err(Unavailable::Stopping | Unavailable::Elsewhere) => return HandedOver::Stopping,
         },
     };
     match appender.submit(batch).await {

@@ -37,6 +37,19 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// The data directory has other containers than the settings ask for.
+    #[error(
+        "{} was created with {found}, the settings ask for {asked}: both are fixed when the directory is created",
+        dir.display()
+    )]
+    OtherContainers {
+        /// The directory.
+        dir: PathBuf,
+        /// The containers it has.
+        found: String,
+        /// Those of the settings.
+        asked: String,
+    },
     /// The address is taken or not ours.
     #[error("listen on {address}: {source}")]
     Listen {

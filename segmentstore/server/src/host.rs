@@ -1,4 +1,5 @@
-//! The containers of this process: opens them side by side, hands them out, stops them.
+//! The containers of this process: opens them side by side, hands them out, stops them. They may be
+//! a part of all there are; the rest are other stores' matter.
 //!
 //! The port is open before the containers are; whoever asks for one that is still recovering waits for
 //! it. A container whose log is damaged refuses to start and says so, the others serve. A container
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use sarit_container::{Container, Indexes, MemoryBudget};
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::ContainerId;
+use sarit_proto::placement::{self, ContainerRange};
 use sarit_storage::Store;
 use sarit_wal::Wal;
 use tokio::sync::watch;
@@ -18,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::Error;
-use crate::routing::Routing;
 
 /// Where a container is in its life.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub enum ContainerState {
 /// Why a container can't be had.
 #[derive(Clone, Debug)]
 pub(crate) enum Unavailable {
+    /// It is another store's.
+    Elsewhere,
     /// It will not start.
     Refused(Arc<str>),
     /// The process is stopping.
@@ -44,7 +47,9 @@ pub(crate) enum Unavailable {
 
 /// All containers of the process, by number.
 pub(crate) struct Host {
-    routing: Routing,
+    /// How many there are, here and elsewhere.
+    total: u32,
+    owned: ContainerRange,
     slots: Vec<watch::Sender<ContainerState>>,
 }
 
@@ -60,22 +65,47 @@ pub(crate) struct Parts {
 }
 
 impl Host {
-    pub(crate) fn new(containers: u32) -> Self {
+    /// Returns the containers `owned`, of `total`, not yet open.
+    pub(crate) fn new(total: u32, owned: ContainerRange) -> Self {
         let opening = |_| watch::Sender::new(ContainerState::Opening);
         Self {
-            routing: Routing::new(containers),
-            slots: (0..containers).map(opening).collect(),
+            total,
+            owned,
+            slots: (0..owned.count()).map(opening).collect(),
         }
     }
 
-    /// Returns the number of the container that owns a segment.
+    /// Returns the number of the container that owns a segment, here or elsewhere.
     pub(crate) fn owner(&self, segment: &str) -> ContainerId {
-        self.routing.container(segment)
+        placement::container(segment, self.total)
+    }
+
+    /// Returns how many containers there are, and which of them are here.
+    pub(crate) fn placement(&self) -> (u32, ContainerRange) {
+        (self.total, self.owned)
+    }
+
+    /// Returns whether a container is here.
+    pub(crate) fn owns(&self, id: ContainerId) -> bool {
+        self.owned.contains(id)
+    }
+
+    /// Returns the numbers of the containers that are here.
+    fn ids(&self) -> impl Iterator<Item = ContainerId> + use<> {
+        (self.owned.start()..self.owned.end()).map(ContainerId)
+    }
+
+    /// The place of a container that is here.
+    fn slot(&self, id: ContainerId) -> &watch::Sender<ContainerState> {
+        &self.slots[(id.0 - self.owned.start()) as usize]
     }
 
     /// Waits until a container serves, or never will.
     pub(crate) async fn serving(&self, id: ContainerId) -> Result<Container, Unavailable> {
-        let mut state = self.slots[id.0 as usize].subscribe();
+        if !self.owns(id) {
+            return Err(Unavailable::Elsewhere);
+        }
+        let mut state = self.slot(id).subscribe();
         let settled = state
             .wait_for(|state| !matches!(state, ContainerState::Opening))
             .await;
@@ -90,8 +120,7 @@ impl Host {
 
     /// Returns every container's present state, lowest number first.
     pub(crate) fn states(&self) -> Vec<(ContainerId, ContainerState)> {
-        let numbers = (0..).map(ContainerId);
-        numbers
+        self.ids()
             .zip(self.slots.iter().map(|slot| slot.borrow().clone()))
             .collect()
     }
@@ -117,9 +146,8 @@ impl Host {
     ) -> Result<(), Error> {
         let parts = Arc::new(parts);
         let mut lives = JoinSet::new();
-        for number in 0..self.slots.len() {
+        for id in self.ids() {
             let (host, parts, stop) = (self.clone(), parts.clone(), stop.clone());
-            let id = ContainerId(number as u32);
             let rng = parts.rng.split();
             lives.spawn(async move { host.live(id, &parts, rng, stop).await });
         }
@@ -137,7 +165,7 @@ impl Host {
         rng: Rng,
         stop: CancellationToken,
     ) -> Result<(), Error> {
-        let slot = &self.slots[id.0 as usize];
+        let slot = self.slot(id);
         let own = sarit_container::Parts {
             clock: parts.clock.clone(),
             rng,

@@ -2,8 +2,8 @@
 //!
 //! In order of flow: [`start`] locks the data directory and opens the port; `listener` accepts;
 //! `connection` serves one peer, with `input` (bytes → commands), `append` (writers and their
-//! acknowledgements), `request` (everything else) and `reply` (refusals → wire replies); `routing` finds
-//! a segment's container and `host` keeps the containers. `admin` is what operators see,
+//! acknowledgements), `request` (everything else) and `reply` (refusals → wire replies); `host`
+//! finds a segment's container and keeps those that are here. `admin` is what operators see,
 //! `membership` tells a controller in another process that this store is there, `load` how much is
 //! written to each segment.
 //!
@@ -25,7 +25,6 @@ mod membership;
 mod metrics;
 mod reply;
 mod request;
-mod routing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -117,8 +116,9 @@ async fn start_with(
     wal: Option<Wal>,
 ) -> Result<Running, Error> {
     config.validate()?;
-    let containers = config.containers();
-    let directory = Directory::open(&*parts.disk, &config.data, containers, &parts.rng).await?;
+    let shape = config.shape();
+    let directory = Directory::open(&*parts.disk, &config.data, shape, &parts.rng).await?;
+    let (containers, owned) = (directory.format.containers, directory.format.owned());
     let address = config.listen;
     let storage = match &parts.storage {
         Some(storage) => storage.clone(),
@@ -128,7 +128,7 @@ async fn start_with(
     let listener = parts.net.listen(address).await.map_err(listening)?;
     let local = listener.local_addr().map_err(listening)?;
     let inspect = Inspect {
-        host: Arc::new(Host::new(directory.format.containers)),
+        host: Arc::new(Host::new(containers, owned)),
         wal: Arc::new(OnceCell::new_with(wal)),
         memory: MemoryBudget::new(config.memory.budget),
         connections: Arc::default(),
@@ -140,7 +140,8 @@ async fn start_with(
     info!(
         %local,
         advertised = format!("{}:{}", advertised.0, advertised.1),
-        containers = directory.format.containers,
+        containers,
+        %owned,
         data = %config.data.display(),
         %storage,
         "segment store listens"
@@ -241,7 +242,7 @@ impl Store {
                 controller,
                 store_id: directory.format.uuid.clone(),
                 advertised,
-                containers: directory.format.containers,
+                placement: inspect.host.placement(),
             };
             accepting.spawn(membership::run(membership, stop.clone()));
         }

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use sarit_env::{Net, Rng};
 use sarit_proto::controller::internal::StoreRegistration;
 use sarit_proto::controller::internal::membership_client::MembershipClient;
+use sarit_proto::placement::ContainerRange;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -39,7 +40,8 @@ pub(crate) struct Membership {
     pub(crate) controller: String,
     pub(crate) store_id: String,
     pub(crate) advertised: (String, u16),
-    pub(crate) containers: u32,
+    /// How many containers there are, and which of them are here.
+    pub(crate) placement: (u32, ContainerRange),
 }
 
 /// Registers again and again until `stop`.
@@ -83,13 +85,14 @@ impl Membership {
     }
 
     fn registration(&self) -> StoreRegistration {
+        let (total_containers, owned) = self.placement;
         StoreRegistration {
             store_id: self.store_id.clone(),
             advertised_host: self.advertised.0.clone(),
             advertised_port: self.advertised.1.into(),
-            first_container: 0,
-            container_count: self.containers,
-            total_containers: self.containers,
+            first_container: owned.start(),
+            container_count: owned.count(),
+            total_containers,
             protocol_version: PROTOCOL_VERSION,
         }
     }

@@ -10,7 +10,7 @@ use sarit_proto::wire::Reply;
 use sarit_proto::wire::reply::{
     ErrorMessage, NoSuchSegment, OperationUnsupported, SegmentAlreadyExists,
     SegmentAttributeUpdated, SegmentIsSealed, SegmentIsTruncated, TableKeyBadVersion,
-    TableKeyDoesNotExist, TableSegmentNotEmpty,
+    TableKeyDoesNotExist, TableSegmentNotEmpty, WrongHost,
 };
 
 /// `ErrorMessage`: the request makes no sense.
@@ -204,6 +204,18 @@ pub(crate) fn unsupported(request_id: i64, operation: &str) -> Reply {
         request_id,
         operation,
         stack_trace,
+    }
+    .into()
+}
+
+/// Returns the reply about a segment of another store. Which one is the controller's to say: the
+/// official server names none either, and clients ask `getURI` again.
+pub(crate) fn wrong_host(request_id: i64, segment: &str) -> Reply {
+    WrongHost {
+        request_id,
+        segment: segment.to_owned(),
+        correct_host: String::new(),
+        stack_trace: String::new(),
     }
     .into()
 }

@@ -23,7 +23,7 @@ use sarit_proto::wire::{Command, HEADER, PAYLOAD_MAX, Reply};
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, Unavailable};
-use crate::reply::{Close, Refused, unsupported};
+use crate::reply::{Close, Refused, unsupported, wrong_host};
 
 /// Longest segment name: two names of 255 bytes and the longest prefix and suffixes there are.
 const SEGMENT_BYTES_MAX: usize = 2 * 255 + 256;
@@ -154,6 +154,7 @@ impl What {
                     why.to_string(),
                 ));
             }
+            Err(Unavailable::Elsewhere) => return Ok(wrong_host(self.request_id, &self.segment)),
             Err(Unavailable::Stopping) if is_read(&command) => return Ok(self.nothing_yet()),
             Err(Unavailable::Stopping) => return Err(Close::Container),
         };

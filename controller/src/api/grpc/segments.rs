@@ -137,9 +137,14 @@ pub(super) async fn uri(service: &Service, request: SegmentId) -> Result<NodeUri
     if info.scope.is_empty() || info.stream.is_empty() {
         return Err(Status::invalid_argument("no scope or no stream is named"));
     }
-    let endpoint = service.hosts.advertised();
-    let none = || Status::unavailable("no segment store has registered yet");
-    let endpoint = endpoint.ok_or_else(none)?;
+    let segment = format!(
+        "{}/{}/{}",
+        info.scope,
+        info.stream,
+        ids::SegmentId(request.segment_id)
+    );
+    let endpoint = service.hosts.advertised(&segment);
+    let endpoint = endpoint.map_err(Status::unavailable)?;
     Ok(NodeUri {
         endpoint: endpoint.host.to_string(),
         port: i32::from(endpoint.port),

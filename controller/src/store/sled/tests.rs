@@ -86,6 +86,21 @@ async fn a_damaged_snapshot_is_moved_aside_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_just_being_closed_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).await.unwrap().close().await;
+    let meta = dir.path().join("meta");
+    let held = ::sled::Config::new()
+        .path(&meta)
+        .segment_size(SEGMENT_BYTES)
+        .open()
+        .unwrap();
+    // The first try comes first, and finds it locked.
+    let (opened, ()) = tokio::join!(open_database(&meta, &RealDisk), async { drop(held) });
+    opened.unwrap();
+}
+
+#[tokio::test]
 async fn many_small_and_large_rows_make_no_file_outside_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();

@@ -14,3 +14,4 @@ mod session;
 mod start_stop;
 mod transient;
 mod world;
+mod wrong_host;

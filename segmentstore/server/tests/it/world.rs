@@ -90,8 +90,17 @@ impl World {
 
 /// Starts a store on files.
 pub(crate) async fn start_on_disk(dir: &Path) -> Result<(Running, CancellationToken), Error> {
+    start_on_disk_with(dir, |_| {}).await
+}
+
+pub(crate) async fn start_on_disk_with(
+    dir: &Path,
+    change: impl FnOnce(&mut Config),
+) -> Result<(Running, CancellationToken), Error> {
     let stop = CancellationToken::new();
-    Ok((start(config(dir), parts(), stop.clone()).await?, stop))
+    let mut config = config(dir);
+    change(&mut config);
+    Ok((start(config, parts(), stop.clone()).await?, stop))
 }
 
 /// One connection, and what was received on it but not asked for yet.

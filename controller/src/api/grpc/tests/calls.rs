@@ -75,6 +75,53 @@ async fn without_a_store_addresses_are_unavailable_until_one_registers() {
     controller.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn two_stores_are_given_out_by_segment_and_other_totals_refused() {
+    let controller = Running::with(Hosts::default()).await;
+    let mut client = controller.client();
+    let part = |id: &str, port, first| StoreRegistration {
+        advertised_port: port,
+        first_container: first,
+        container_count: 2,
+        ..registration(id)
+    };
+    let register = async |store| controller.membership().register(store).await;
+    register(part("a", 1, 0)).await.unwrap();
+    let mut ports = Vec::new();
+    for number in 0..64 {
+        // Not all of the stream is missing, and the message says what is.
+        match client.get_uri(segment("st", number)).await {
+            Ok(node) => assert_eq!(node.into_inner().port, 1),
+            Err(refused) => {
+                assert_eq!(refused.code(), Code::Unavailable);
+                assert!(refused.message().contains("2..4 of 4"), "{refused}");
+            }
+        }
+    }
+    register(part("b", 2, 2)).await.unwrap();
+    for number in 0..64 {
+        let node = client.get_uri(segment("st", number)).await.unwrap();
+        let name = format!("sc/st/{number}.#epoch.0");
+        let container = sarit_proto::placement::container(&name, 4).0;
+        let port = node.into_inner().port;
+        assert_eq!(port, 1 + (container / 2) as i32, "{name}");
+        // A later epoch's segment of the same number, so also a transaction's, is beside it.
+        let later = client
+            .get_uri(segment("st", (3 << 32) | number))
+            .await
+            .unwrap();
+        assert_eq!(later.into_inner().port, port);
+        ports.push(port);
+    }
+    assert!(ports.contains(&1) && ports.contains(&2), "{ports:?}");
+    client.create_scope(scope("sc")).await.unwrap();
+    let mut other = registration("c");
+    (other.container_count, other.total_containers) = (8, 8);
+    let refused = register(other).await.unwrap_err();
+    assert!(refused.message().contains("placed in 4"), "{refused}");
+    controller.stop().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_makes_changes_unavailable_and_queries_go_on() {
     let controller = Running::new().await;
