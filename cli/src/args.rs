@@ -78,7 +78,7 @@ Examples:
   sarit read demo/app --from tail --follow
   sarit read demo/app --json | jq .event")]
     Read(ReadArgs),
-    /// List and describe reader groups, and see how far behind they are
+    /// List, describe and reset reader groups, and see how far behind they are
     Group {
         #[command(subcommand)]
         verb: elastic::GroupVerb,

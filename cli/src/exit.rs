@@ -77,6 +77,7 @@ fn exit(error: &anyhow::Error) -> Exit {
             | Error::NoSuchTransaction { .. }
             | Error::NoSuchTable(_)
             | Error::NoSuchGroup(_)
+            | Error::NotInGroup { .. }
             | Error::KeyDoesNotExist(_)
             | Error::NotFound { .. },
         ) => Exit::NotFound,
@@ -86,6 +87,7 @@ fn exit(error: &anyhow::Error) -> Exit {
             | Error::StreamSealed(_)
             | Error::SegmentSealed(_)
             | Error::ScaleRefused(_)
+            | Error::NoCheckpoint(_)
             | Error::TransactionEnded { .. }
             | Error::KeyBadVersion(_)
             | Error::SegmentTruncated { .. }

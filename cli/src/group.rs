@@ -1,7 +1,9 @@
 //! `sarit group`: reader groups of the official Java client from outside.
 
 use sarit_client::Client;
+use sarit_client::group::Start;
 use sarit_proto::names::{READER_GROUP_PREFIX, ScopeName};
+use sarit_proto::stream_cut::StreamCut;
 use serde_json::json;
 
 use crate::admin::{list, pages, say};
@@ -65,6 +67,28 @@ pub(crate) async fn run(verb: GroupVerb) -> anyhow::Result<()> {
                 println!("position   {}", cut.to_text());
             }
         }
+        GroupVerb::Reset {
+            group,
+            to,
+            client: args,
+        } => {
+            let (scope, name) = group_name(&group)?;
+            let start = start(&to)?;
+            let client = connect(&args.controller)?;
+            let reset = client.reset_group(&scope, &name, &start).await?;
+            let starts = reset.starts.iter();
+            let starts = starts.map(|cut| (cut.stream.to_string(), json!(cut.to_text())));
+            let json = json!({
+                "group": group,
+                "generation": reset.generation,
+                "starts": starts.collect::<serde_json::Map<_, _>>(),
+            });
+            let sentence = format!(
+                "reset reader group {group}, generation {}",
+                reset.generation
+            );
+            say(&args, &sentence, &json);
+        }
         GroupVerb::Lag {
             group,
             client: args,
@@ -100,6 +124,28 @@ async fn lag(
         );
     }
     Ok(())
+}
+
+/// Reads where a group is to begin: one word, or cuts.
+fn start(to: &[String]) -> anyhow::Result<Start> {
+    match to {
+        [word] if word == "head" => return Ok(Start::Head),
+        [word] if word == "tail" => return Ok(Start::Tail),
+        [word] if word == "checkpoint" => return Ok(Start::Checkpoint),
+        _ => {}
+    }
+    let wrong = |text: &str, why: &str| {
+        let hint = "take `head`, `tail`, `checkpoint`, or cuts printed by `sarit stream cut`";
+        Failure::error(
+            Exit::Usage,
+            format!("{text:?} is no place to begin ({why}); {hint}"),
+        )
+    };
+    let cuts = to.iter().map(|text| {
+        let cut = StreamCut::from_text(text).map_err(|error| wrong(text, &error.to_string()))?;
+        cut.ok_or_else(|| wrong(text, "it is unbounded"))
+    });
+    Ok(Start::Cuts(cuts.collect::<anyhow::Result<_>>()?))
 }
 
 /// Reads `SCOPE/GROUP`.

@@ -149,6 +149,17 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A reader group was to begin where its last checkpoint was, and has none.
+    #[error("reader group {0} has no complete checkpoint")]
+    NoCheckpoint(String),
+    /// A reader group was given a position in a stream that it does not read.
+    #[error("reader group {group} does not read stream {stream}")]
+    NotInGroup {
+        /// The group.
+        group: String,
+        /// The stream.
+        stream: String,
+    },
     /// No such key-value table: create it first.
     #[error("table {0} does not exist; create it first")]
     NoSuchTable(String),
@@ -264,6 +275,8 @@ impl Error {
             | Self::NoSuchTable(_)
             | Self::NoSuchGroup(_)
             | Self::NotAGroup { .. }
+            | Self::NoCheckpoint(_)
+            | Self::NotInGroup { .. }
             | Self::KeyLength { .. }
             | Self::NoSuchTransaction { .. }
             | Self::TransactionEnded { .. }

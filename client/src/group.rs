@@ -2,15 +2,19 @@
 //! they are.
 //!
 //! The readers of a group share a log of what they did, in a stream of the group's. [`Client::group`]
-//! reads it as they do and says what follows from it; it changes nothing. Positions are those that the
+//! reads it as they do and says what follows from it; it changes nothing. [`Client::reset_group`] lets
+//! the group begin somewhere else, as the Java client's own reset does. Positions are those that the
 //! readers noted last, so they lag behind by a checkpoint, or a few seconds.
 
+mod checkpoints;
+mod records;
+mod reset;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sarit_proto::controller::{
-    self as api, reader_group_config_response, reader_group_configuration,
+    self as api, ReaderGroupConfiguration, reader_group_config_response, reader_group_configuration,
 };
 use sarit_proto::ids::AttributeId;
 use sarit_proto::names::{READER_GROUP_PREFIX, ScopeName, ScopedStream, StreamName};
@@ -20,6 +24,8 @@ use crate::client::Client;
 use crate::event::{From, Until};
 use crate::{Controller, Error};
 use state::State;
+
+pub use reset::{Reset, Start};
 
 /// A reader group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,35 +59,8 @@ impl Controller {
     /// # Errors
     /// [`Error::NoSuchGroup`], and those of [`Error`].
     pub async fn group_config(&self, scope: &ScopeName, group: &str) -> Result<GroupConfig, Error> {
-        use reader_group_config_response::Status;
         use reader_group_configuration::RetentionType;
-        let what = "getReaderGroupConfig";
-        let request = api::ReaderGroupInfo {
-            scope: scope.to_string(),
-            reader_group: group.to_owned(),
-            ..api::ReaderGroupInfo::default()
-        };
-        let reply = self
-            .ask(what, move |mut api| {
-                let request = request.clone();
-                async move { api.get_reader_group_config(request).await }
-            })
-            .await;
-        let missing = || Error::NoSuchGroup(format!("{scope}/{group}"));
-        let reply = reply.map_err(|error| match error {
-            Error::NotFound { .. } => missing(),
-            other => other,
-        })?;
-        let config = match (reply.status(), reply.config) {
-            (Status::Success, Some(config)) => config,
-            (Status::RgNotFound, _) => return Err(missing()),
-            (Status::Success, None) | (Status::Failure, _) => {
-                return Err(Error::Refused {
-                    what,
-                    message: "the controller answered FAILURE".to_owned(),
-                });
-            }
-        };
+        let config = self.group_configuration(scope, group).await?;
         let retention = match RetentionType::try_from(config.retention_type) {
             Ok(RetentionType::None) => "none",
             Ok(RetentionType::Manual) => "manual",
@@ -100,6 +79,40 @@ impl Controller {
             streams: streams.collect(),
         })
     }
+
+    /// Returns a reader group's configuration as the controller has it.
+    async fn group_configuration(
+        &self,
+        scope: &ScopeName,
+        group: &str,
+    ) -> Result<ReaderGroupConfiguration, Error> {
+        use reader_group_config_response::Status;
+        let what = "getReaderGroupConfig";
+        let request = api::ReaderGroupInfo {
+            scope: scope.to_string(),
+            reader_group: group.to_owned(),
+            ..api::ReaderGroupInfo::default()
+        };
+        let reply = self
+            .ask(what, move |mut api| {
+                let request = request.clone();
+                async move { api.get_reader_group_config(request).await }
+            })
+            .await;
+        let missing = || Error::NoSuchGroup(format!("{scope}/{group}"));
+        let reply = reply.map_err(|error| match error {
+            Error::NotFound { .. } => missing(),
+            other => other,
+        })?;
+        match (reply.status(), reply.config) {
+            (Status::Success, Some(config)) => Ok(config),
+            (Status::RgNotFound, _) => Err(missing()),
+            (Status::Success, None) | (Status::Failure, _) => Err(Error::Refused {
+                what,
+                message: "the controller answered FAILURE".to_owned(),
+            }),
+        }
+    }
 }
 
 impl Client {
@@ -109,6 +122,16 @@ impl Client {
     /// [`Error::NoSuchGroup`]; [`Error::NotAGroup`] if its log cannot be understood; and those of [`Error`].
     pub async fn group(&self, scope: &ScopeName, group: &str) -> Result<Group, Error> {
         let config = self.controller().group_config(scope, group).await?;
+        let (state, _) = self.group_log(scope, group).await?;
+        Ok(Group {
+            config,
+            readers: state.readers().clone(),
+            positions: state.positions(),
+        })
+    }
+
+    /// Reads a group's log: what it says, and where it ends.
+    async fn group_log(&self, scope: &ScopeName, group: &str) -> Result<(State, StreamCut), Error> {
         let name = StreamName::new(format!("{READER_GROUP_PREFIX}{group}"));
         let log = ScopedStream {
             scope: scope.clone(),
@@ -134,11 +157,7 @@ impl Client {
                 why,
             })?;
         }
-        Ok(Group {
-            config,
-            readers: state.readers().clone(),
-            positions: state.positions(),
-        })
+        Ok((state, reader.cut()))
     }
 }
 

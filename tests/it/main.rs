@@ -5,6 +5,7 @@ mod damage;
 mod disk_errors;
 mod elastic_cli;
 mod full;
+mod group_reset;
 mod history;
 mod kill;
 mod lifecycle;

@@ -264,6 +264,21 @@ pub(crate) enum GroupVerb {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Let a reader group begin somewhere else; its readers are turned away and must be created again
+    #[command(after_help = "\
+Examples:
+  sarit group reset demo/dashboard --to head
+  sarit group reset demo/dashboard --to checkpoint
+  sarit group reset demo/dashboard --to \"$(sarit stream cut demo/flights)\" --json | jq .generation")]
+    Reset {
+        /// SCOPE/GROUP
+        group: String,
+        /// `head`, `tail`, `checkpoint` (the last complete one), or a stream cut; several for several streams
+        #[arg(long, value_name = "WHERE", required = true)]
+        to: Vec<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Count the bytes that a reader group has not read, as of its readers' last notes
     #[command(after_help = "Example:\n  sarit group lag demo/dashboard --json | jq .bytes")]
     Lag {

@@ -1,8 +1,8 @@
 //! What the readers of a group note, in the Java client's format, and what follows from it (pure).
 //!
 //! A record is the beginning of a state or a list of changes. Each is a container of revisions that add
-//! to each other, so fields of later versions can be skipped. Only what says who reads and how far is
-//! looked at.
+//! to each other, so fields of later versions can be skipped. Only what says who reads, how far, and
+//! under which configuration is looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +10,7 @@ use sarit_proto::ids::SegmentId;
 use sarit_proto::names::{ScopedStream, StreamSegment};
 use sarit_proto::stream_cut::{SegmentPosition, StreamCut};
 
+use super::checkpoints::{Checkpoints, Positions};
 use crate::event::frontier::Frontier;
 
 /// What the records of a group say together.
@@ -17,6 +18,13 @@ use crate::event::frontier::Frontier;
 pub(crate) struct State {
     readers: BTreeSet<String>,
     streams: BTreeMap<ScopedStream, Frontier>,
+    /// Who reads which segment.
+    assigned: BTreeMap<String, String>,
+    checkpoints: Checkpoints,
+    /// Of the configuration.
+    generation: i64,
+    /// Whether readers are to look for another configuration.
+    updating: bool,
 }
 
 impl State {
@@ -35,6 +43,47 @@ impl State {
             (stream.clone(), cut)
         });
         streams.collect()
+    }
+
+    /// Returns how often the configuration was changed that the readers know.
+    pub(crate) fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    /// Returns whether readers are to look for another configuration.
+    #[cfg(test)]
+    pub(crate) fn is_updating(&self) -> bool {
+        self.updating
+    }
+
+    /// Where the group was at its last complete checkpoint, by stream, if there was one.
+    ///
+    /// # Errors
+    /// Why the positions are none.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Vec<StreamCut>>, &'static str> {
+        let Some(positions) = self.checkpoints.last() else {
+            return Ok(None);
+        };
+        let mut cuts = BTreeMap::<ScopedStream, Vec<(i64, i64)>>::new();
+        for (segment, offset) in positions {
+            let segment = parse(segment)?;
+            let cut = cuts.entry(segment.stream).or_default();
+            cut.push((segment.id.0, *offset));
+        }
+        let cuts = cuts.into_iter();
+        let cuts = cuts.map(|(stream, raw)| StreamCut::from_raw(stream, raw));
+        let cuts: Result<_, _> = cuts.collect();
+        cuts.map(Some).map_err(|_| "a negative offset")
+    }
+
+    /// Where the segments are that fulfil a condition.
+    fn positions_where(&self, condition: impl Fn(&str) -> bool) -> Positions {
+        let streams = self.streams.iter();
+        let all = streams.flat_map(|(stream, frontier)| {
+            let cut = frontier.cut().into_iter();
+            cut.map(|(id, position)| (stream.segment(id).to_string(), position.to_raw()))
+        });
+        all.filter(|(segment, _)| condition(segment)).collect()
     }
 
     /// Works in a record of the group's log.
@@ -63,28 +112,42 @@ impl State {
         let second = revisions.get_mut(&1);
         match kind {
             BEGIN => {
-                first.buffer()?;
+                let generation = generation(first.buffer()?)?;
                 *self = Self::default();
+                self.generation = generation;
                 for (segment, position) in first.positions()? {
                     self.start(&segment, position)?;
                 }
+                self.updating = flag(revisions.get_mut(&2))?;
             }
             COMPACT => {
                 *self = Self::default();
                 self.compact(first, second)?;
+                self.updating = flag(revisions.get_mut(&2))?;
             }
             ADD_READER => {
                 self.readers.insert(first.text()?);
             }
             REMOVE_READER => {
-                self.readers.remove(&first.text()?);
+                let reader = first.text()?;
                 self.advance(first.positions()?)?;
+                self.readers.remove(&reader);
+                let left = self.positions_where(|segment| {
+                    self.assigned.get(segment).is_some_and(|of| *of == reader)
+                });
+                self.assigned.retain(|_, of| *of != reader);
+                self.checkpoints.left(&reader, &left);
             }
             RELEASE => {
                 first.text()?;
                 let segment = first.text()?;
                 let position = first.i64()?;
+                self.assigned.remove(&segment);
                 self.advance([(segment, position)])?;
+            }
+            ACQUIRE => {
+                let reader = first.text()?;
+                self.assigned.insert(first.text()?, reader);
             }
             DISTANCE => {
                 if let Some(second) = second {
@@ -98,7 +161,9 @@ impl State {
             }
             COMPLETED => {
                 first.text()?;
-                let segment = parse(&first.text()?)?;
+                let segment = first.text()?;
+                self.assigned.remove(&segment);
+                let segment = parse(&segment)?;
                 let successors = first.map(|input| Ok((parse(&input.text()?)?, input.ids()?)))?;
                 if let Some(frontier) = self.streams.get_mut(&segment.stream) {
                     let successors = successors.into_iter();
@@ -107,10 +172,20 @@ impl State {
                 }
             }
             CHECKPOINT => {
-                first.text()?;
-                first.text()?;
-                self.advance(first.positions()?)?;
+                let (id, reader) = (first.text()?, first.text()?);
+                let positions = first.positions()?;
+                let at = positions.iter().cloned().collect();
+                self.checkpoints.arrived(&id, &reader, &at);
+                self.advance(positions)?;
             }
+            CREATE_CHECKPOINT => {
+                let free = self.positions_where(|segment| !self.assigned.contains_key(segment));
+                let id = first.text()?;
+                self.checkpoints.begin(id, self.readers.clone(), free);
+            }
+            CLEAR_BEFORE => self.checkpoints.clear_before(&first.text()?),
+            UPDATING => self.updating = first.flag()?,
+            CLEAR_OUTSTANDING => self.checkpoints.clear_outstanding(),
             _ => {}
         }
         Ok(())
@@ -121,17 +196,18 @@ impl State {
         first: &mut Input<'_>,
         second: Option<&mut Input<'_>>,
     ) -> Result<(), &'static str> {
-        first.buffer()?;
-        first.buffer()?;
+        self.generation = generation(first.buffer()?)?;
+        self.checkpoints = checkpoints(first.buffer()?)?;
         first.map(|input| Ok((input.text()?, input.i64()?)))?;
         let future = first.map(|input| Ok((parse(&input.text()?)?, input.ids()?)))?;
         let assigned = first.map(|input| Ok((input.text()?, input.positions()?)))?;
         let unassigned = first.positions()?;
         for (reader, positions) in assigned {
-            self.readers.insert(reader);
             for (segment, position) in positions {
                 self.start(&segment, position)?;
+                self.assigned.insert(segment, reader.clone());
             }
+            self.readers.insert(reader);
         }
         for (segment, position) in unassigned {
             self.start(&segment, position)?;
@@ -167,6 +243,49 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Finds out which generation a configuration is; those before 0.9 had none.
+fn generation(mut config: Input<'_>) -> Result<i64, &'static str> {
+    let [format, version] = config.take()?;
+    if format != 0 || version != 0 {
+        return Err("an unknown version");
+    }
+    match config.revisions()?.get_mut(&2) {
+        Some(third) => {
+            third.count()?;
+            third.i64()
+        }
+        None => Ok(0),
+    }
+}
+
+fn checkpoints(mut state: Input<'_>) -> Result<Checkpoints, &'static str> {
+    let [format, version] = state.take()?;
+    if format != 0 || version != 0 {
+        return Err("an unknown version");
+    }
+    let mut revisions = state.revisions()?;
+    let first = revisions.get_mut(&0).ok_or("no first revision")?;
+    let ids = first.map(Input::text)?;
+    let readers = first.map(|input| Ok((input.text()?, input.map(Input::text)?)))?;
+    let readers = readers.into_iter();
+    let readers = readers.map(|(id, readers)| (id, readers.into_iter().collect()));
+    let positions = first.map(|input| Ok((input.text()?, input.positions()?)))?;
+    let positions = positions.into_iter();
+    let positions = positions.map(|(id, positions)| (id, positions.into_iter().collect()));
+    let last = first.positions()?.into_iter().collect();
+    Ok(Checkpoints::restored(
+        ids,
+        readers.collect(),
+        positions.collect(),
+        last,
+    ))
+}
+
+/// The third revision of a beginning; the first ones had none.
+fn flag(revision: Option<&mut Input<'_>>) -> Result<bool, &'static str> {
+    revision.map_or(Ok(false), Input::flag)
 }
 
 fn parse(segment: &str) -> Result<StreamSegment, &'static str> {
@@ -220,11 +339,14 @@ impl<'a> Input<'a> {
         })
     }
 
-    /// Skips bytes behind their count.
-    fn buffer(&mut self) -> Result<(), &'static str> {
+    /// Bytes behind their count.
+    fn buffer(&mut self) -> Result<Input<'a>, &'static str> {
         let length = self.count()?;
-        self.part(length)?;
-        Ok(())
+        self.part(length)
+    }
+
+    fn flag(&mut self) -> Result<bool, &'static str> {
+        self.take().map(|[flag]: [u8; 1]| flag != 0)
     }
 
     fn range(&mut self) -> Result<(), &'static str> {
@@ -249,33 +371,43 @@ impl<'a> Input<'a> {
 
     /// Format, type, version, and the revisions by number. What follows is padding.
     fn object(&mut self) -> Result<(u8, BTreeMap<u8, Input<'a>>), &'static str> {
-        let [format, kind, version, count] = self.take()?;
+        let [format, kind, version] = self.take()?;
         if format != 0 || version != 0 {
             return Err("an unknown version");
         }
+        Ok((kind, self.revisions()?))
+    }
+
+    fn revisions(&mut self) -> Result<BTreeMap<u8, Input<'a>>, &'static str> {
+        let [count] = self.take()?;
         let mut revisions = BTreeMap::new();
         for _ in 0..count {
             let [number] = self.take()?;
             let length = self.i32()?;
             revisions.insert(number, self.part(length)?);
         }
-        Ok((kind, revisions))
+        Ok(revisions)
     }
 }
 
 /// Kinds of records.
 const INITIAL: i32 = 1;
-const CHANGES: i32 = 2;
+pub(super) const CHANGES: i32 = 2;
 
 /// Types of changes; the others say nothing about readers or positions.
-const BEGIN: u8 = 0;
+pub(super) const BEGIN: u8 = 0;
 const COMPACT: u8 = 1;
 const ADD_READER: u8 = 2;
 const REMOVE_READER: u8 = 3;
 const RELEASE: u8 = 4;
+const ACQUIRE: u8 = 5;
 const DISTANCE: u8 = 6;
 const COMPLETED: u8 = 7;
 const CHECKPOINT: u8 = 8;
+const CREATE_CHECKPOINT: u8 = 9;
+const CLEAR_BEFORE: u8 = 10;
+pub(super) const UPDATING: u8 = 12;
+const CLEAR_OUTSTANDING: u8 = 13;
 
 #[cfg(test)]
 mod tests {
@@ -304,7 +436,8 @@ mod tests {
     }
 
     fn begin(pairs: &[(&str, i64)]) -> Vec<u8> {
-        let mut first = vec![2, 0xAA, 0xBB];
+        // A configuration of the first version: no revision says more.
+        let mut first = vec![3, 0, 0, 0];
         first.extend(positions(pairs));
         first.push(0);
         let mut record = INITIAL.to_be_bytes().to_vec();
@@ -348,6 +481,35 @@ mod tests {
         apply(change(REMOVE_READER, &[text("y"), positions(&[(B, 50)])]));
         assert_eq!(state.readers().iter().collect::<Vec<_>>(), ["x"]);
         assert_eq!(cut(&state), [(0, 100), (1, 50)]);
+    }
+
+    #[test]
+    fn the_last_checkpoint_is_where_all_readers_were_and_what_nobody_read() {
+        let mut state = State::default();
+        let mut apply = |record: Vec<u8>| state.apply(&record).expect("a record");
+        apply(begin(&[(A, 0), (B, 7)]));
+        apply(change(ADD_READER, &[text("x")]));
+        apply(change(ACQUIRE, &[text("x"), text(A)]));
+        apply(change(CREATE_CHECKPOINT, &[text("c")]));
+        apply(change(
+            CHECKPOINT,
+            &[text("c"), text("x"), positions(&[(A, 100)])],
+        ));
+        apply(change(CREATE_CHECKPOINT, &[text("d")]));
+        let cuts = state
+            .checkpoint()
+            .expect("positions")
+            .expect("a checkpoint");
+        let at: Vec<_> = cuts[0].positions.values().map(|at| at.to_raw()).collect();
+        assert_eq!((cuts.len(), at), (1, vec![100, 7]));
+        let mut apply = |record: Vec<u8>| state.apply(&record).expect("a record");
+        apply(change(REMOVE_READER, &[text("x"), positions(&[(A, 150)])]));
+        let cuts = state
+            .checkpoint()
+            .expect("positions")
+            .expect("a checkpoint");
+        let at: Vec<_> = cuts[0].positions.values().map(|at| at.to_raw()).collect();
+        assert_eq!(at, [150, 7]);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use sarit_proto::event;
-use sarit_proto::ids::WriterId;
+use sarit_proto::ids::{Offset, WriterId};
+use sarit_proto::wire::field::EventFrame;
 use sarit_proto::wire::{Reply, command};
 
 use super::Segments;
@@ -48,6 +49,73 @@ impl Segments {
             };
             self.locate.forget(segment);
             backoff.pause(error).await?;
+        }
+    }
+
+    /// Appends an event if the segment ends at `expected`; returns whether it did. Durable on return. Where
+    /// an answer was lost, it may say no although this very event was appended: look at the segment.
+    ///
+    /// # Errors
+    /// [`Error::SegmentSealed`], [`Error::NoSuchSegment`], and those of [`Error`].
+    pub async fn append_at(
+        &self,
+        segment: &str,
+        expected: Offset,
+        payload: &[u8],
+    ) -> Result<bool, Error> {
+        let header = event::header(payload.len()).map_err(|error| Error::Refused {
+            what: "append",
+            message: error.to_string(),
+        })?;
+        let data: Bytes = [&header[..], payload].concat().into();
+        let mut backoff = Backoff::new(&self.retry, &self.rng);
+        loop {
+            let error = match self.append_there(segment, expected, data.clone()).await {
+                Err(error) if error.is_retryable() => error,
+                done => return done,
+            };
+            self.locate.forget(segment);
+            backoff.pause(error).await?;
+        }
+    }
+
+    async fn append_there(
+        &self,
+        segment: &str,
+        expected: Offset,
+        data: Bytes,
+    ) -> Result<bool, Error> {
+        let endpoint = self.locate.locate(segment).await?;
+        let connection = self.pool.get(&endpoint).await?;
+        // Of this try alone: what decides is the length.
+        let writer_id = WriterId(self.rng.u128());
+        let set_up = |request_id| {
+            command::SetupAppend {
+                request_id,
+                writer_id,
+                segment: segment.to_owned(),
+                token: String::new(),
+            }
+            .into()
+        };
+        match ask(&connection, "SetupAppend", set_up).await? {
+            Reply::AppendSetup(_) => {}
+            other => return Err(unexpected(&other)),
+        }
+        let append = |request_id| {
+            command::ConditionalAppend {
+                writer_id,
+                event_number: 1,
+                expected_offset: expected.0 as i64,
+                event: EventFrame(data),
+                request_id,
+            }
+            .into()
+        };
+        match ask(&connection, "ConditionalAppend", append).await? {
+            Reply::DataAppended(_) => Ok(true),
+            Reply::ConditionalCheckFailed(_) => Ok(false),
+            other => Err(unexpected(&other)),
         }
     }
 
