@@ -1,5 +1,6 @@
 //! `sarit txn`: transactions from outside.
 
+use sarit_env::Clock;
 use sarit_proto::ids::TransactionId;
 use serde_json::json;
 
@@ -13,14 +14,33 @@ pub(crate) async fn run(verb: TxnVerb) -> anyhow::Result<()> {
     match verb {
         TxnVerb::List {
             stream,
+            open,
             client: args,
         } => {
             let stream = stream_name(&stream)?;
             let client = connect(&args.controller)?;
             let controller = client.controller();
-            // The list is empty for a stream that is not there.
-            if !controller.stream_exists(&stream).await? {
-                return Err(sarit_client::Error::NoSuchStream(stream.to_string()).into());
+            let now_ms = Clock::system().now_ms();
+            for one in controller.open_transactions(&stream).await? {
+                let json = json!({
+                    "transaction": one.id.to_string(),
+                    "status": one.status.to_string(),
+                    "created_ms": one.created_ms,
+                    "lease_ends_ms": one.lease_ends_ms,
+                    "life_ends_ms": one.life_ends_ms,
+                });
+                let age = (now_ms - one.created_ms) / 1_000;
+                let lease = one.lease_ends_ms.map(|ends| (ends - now_ms) / 1_000);
+                let lease = lease.map(|left| format!(", its lease ends in {left} s"));
+                let (id, status, lease) = (one.id, one.status, lease.unwrap_or_default());
+                say(
+                    &args,
+                    &format!("{id} {status}, begun {age} s ago{lease}"),
+                    &json,
+                );
+            }
+            if open {
+                return Ok(());
             }
             for (id, status) in controller.completed_transactions(&stream).await? {
                 let json = json!({ "transaction": id.to_string(), "status": status.to_string() });

@@ -20,6 +20,7 @@ use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use sarit_env::{Net, Rng};
+use sarit_proto::controller::internal::operations_client::OperationsClient;
 use sarit_proto::controller::{
     self as api, ConvertError, create_scope_status, create_stream_status, delete_scope_status,
     delete_stream_status, streams_in_scope_response, update_stream_status,
@@ -40,14 +41,17 @@ use crate::segment::Locate;
 
 pub use scale::Scaling;
 pub use tables::TableConfig;
-pub use transactions::TransactionStatus;
+pub use transactions::{OpenTransaction, TransactionStatus};
 
 type Api = api::ControllerServiceClient<Channel>;
+/// Calls that only our own controller answers.
+type Operations = OperationsClient<Channel>;
 
 /// A handle to the controller; clones share its connection. Connects with the first call.
 #[derive(Clone)]
 pub struct Controller {
     api: Api,
+    operations: Operations,
     endpoint: Endpoint,
     config: Arc<Config>,
     rng: Rng,
@@ -91,7 +95,8 @@ impl Controller {
             }
         }));
         Ok(Self {
-            api: Api::new(channel),
+            api: Api::new(channel.clone()),
+            operations: Operations::new(channel),
             endpoint,
             config,
             rng,

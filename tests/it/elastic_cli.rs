@@ -142,6 +142,57 @@ fn impossible_changes_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn transactions_that_have_not_ended_are_listed_and_can_be_aborted() {
+    let cluster = start("txn-cli");
+    ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let lines = |arguments: &[&str]| -> Vec<Value> {
+        let said = ask(&cluster, arguments);
+        let lines = said.lines();
+        lines
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    };
+    runtime.block_on(async {
+        let client = sarit_client::Client::connect(&cluster.uri()).expect("an address");
+        let stream = "s/t".parse().expect("a name");
+        let writer = client.transaction_writer(&stream, 30_000);
+        let first = writer.begin().await.expect("it begins");
+        let second = writer.begin().await.expect("it begins");
+        let open = lines(&["txn", "list", "s/t", "--open", "--json"]);
+        assert_eq!(open.len(), 2, "{open:?}");
+        let ids: Vec<_> = open.iter().map(|one| one["transaction"].clone()).collect();
+        assert!(
+            ids.contains(&Value::from(first.id().to_string())),
+            "{ids:?}"
+        );
+        for one in &open {
+            let number = |name: &str| one[name].as_i64().expect("a number");
+            assert_eq!(one["status"], "open");
+            assert!(number("created_ms") <= number("lease_ends_ms"), "{one}");
+            assert!(number("lease_ends_ms") <= number("life_ends_ms"), "{one}");
+        }
+        let id = second.id().to_string();
+        ask(&cluster, &["txn", "abort", "s/t", &id]);
+        first
+            .commit()
+            .await
+            .expect("it commits")
+            .wait()
+            .await
+            .expect("it is committed");
+    });
+    let left = lines(&["txn", "list", "s/t", "--json"]);
+    let ended: Vec<_> = left
+        .iter()
+        .filter(|one| one["status"] == "committed")
+        .collect();
+    assert_eq!(ended.len(), 1, "{left:?}");
+    let complaint = refuse(&cluster, &["txn", "list", "s/none"], 3);
+    assert!(complaint.contains("create it first"), "{complaint}");
+}
+
+#[test]
 fn top_shows_rates_once_into_a_pipe() {
     let cluster = start("top");
     ask(

@@ -96,11 +96,17 @@ pub(crate) struct Retention {
 /// Transactions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TxnVerb {
-    /// List the transactions of a stream that ended lately; open ones are known to their writers only
-    #[command(after_help = "Example:\n  sarit txn list demo/flights")]
+    /// List the transactions of a stream: those that have not ended, then those that ended lately
+    #[command(after_help = "\
+Examples:
+  sarit txn list demo/flights
+  sarit txn list demo/flights --open --json | jq -r .transaction")]
     List {
         /// SCOPE/STREAM
         stream: String,
+        /// Only those that have not ended
+        #[arg(long)]
+        open: bool,
         #[command(flatten)]
         client: ClientArgs,
     },

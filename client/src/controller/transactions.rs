@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use sarit_proto::controller::internal::OpenTransactionsRequest;
 use sarit_proto::controller::{self as api, ping_txn_status, txn_response, txn_state, txn_status};
 use sarit_proto::ids::TransactionId;
 use sarit_proto::names::ScopedStream;
@@ -23,6 +24,21 @@ pub enum TransactionStatus {
     Aborting,
     /// Its events are gone.
     Aborted,
+}
+
+/// A transaction that has not ended. Times are milliseconds since the Unix epoch, by the controller's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Its id.
+    pub id: TransactionId,
+    /// Whether it is open, or about to end.
+    pub status: TransactionStatus,
+    /// When it was begun.
+    pub created_ms: i64,
+    /// When it is aborted unless its writer pings it, if it is open.
+    pub lease_ends_ms: Option<i64>,
+    /// When it is aborted at the latest.
+    pub life_ends_ms: i64,
 }
 
 impl TransactionStatus {
@@ -206,6 +222,47 @@ impl Controller {
             State::Aborting => Ok(TransactionStatus::Aborting),
             State::Aborted => Ok(TransactionStatus::Aborted),
             State::Unknown => Err(gone(stream, transaction)),
+        }
+    }
+
+    /// Lists the transactions of a stream that have not ended. Only our own controller answers this.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchStream`], [`Error::Unsupported`], and those of [`Error`].
+    pub async fn open_transactions(
+        &self,
+        stream: &ScopedStream,
+    ) -> Result<Vec<OpenTransaction>, Error> {
+        let mut open = Vec::new();
+        let mut after = String::new();
+        loop {
+            let request = OpenTransactionsRequest {
+                scope: stream.scope.to_string(),
+                stream: stream.stream.to_string(),
+                after,
+            };
+            let reply = self
+                .ask("openTransactions", |_| {
+                    let (mut operations, request) = (self.operations.clone(), request.clone());
+                    async move { operations.open_transactions(request).await }
+                })
+                .await;
+            let page = reply.map_err(|error| missing(error, stream))?;
+            open.extend(page.transactions.into_iter().map(|one| OpenTransaction {
+                id: TransactionId::from_parts(one.high.cast_signed(), one.low.cast_signed()),
+                status: match &*one.state {
+                    "committing" => TransactionStatus::Committing,
+                    "aborting" => TransactionStatus::Aborting,
+                    _ => TransactionStatus::Open,
+                },
+                created_ms: one.created_ms,
+                lease_ends_ms: Some(one.lease_ends_ms).filter(|ends| *ends != 0),
+                life_ends_ms: one.life_ends_ms,
+            }));
+            after = page.next;
+            if after.is_empty() {
+                return Ok(open);
+            }
         }
     }
 

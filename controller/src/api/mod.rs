@@ -6,4 +6,5 @@ pub(crate) mod admin;
 pub(crate) mod grpc;
 mod load;
 mod membership;
+mod operations;
 pub(crate) mod serve;

@@ -14,6 +14,7 @@ use sarit_env::{Listener, NetStream};
 use sarit_proto::controller::ControllerServiceServer;
 use sarit_proto::controller::internal::load_server::LoadServer;
 use sarit_proto::controller::internal::membership_server::MembershipServer;
+use sarit_proto::controller::internal::operations_server::OperationsServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use tracing::warn;
 use super::grpc::Service;
 use super::load::Reports;
 use super::membership::Registrar;
+use super::operations::Operator;
 use crate::autoscale::AutoScaler;
 use crate::placement::hosts::SharedHosts;
 use crate::store::MetaStore;
@@ -59,6 +61,8 @@ pub(crate) async fn serve(
     internal: Internal,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let operator = Operator(service.tasks.clone());
+    let operations = OperationsServer::new(operator).max_decoding_message_size(REQUEST_BYTES_MAX);
     let controller =
         ControllerServiceServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     let Internal {
@@ -76,6 +80,7 @@ pub(crate) async fn serve(
         .add_service(controller)
         .add_service(membership)
         .add_service(load)
+        .add_service(operations)
         .serve_with_incoming_shutdown(connections(listener), stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;

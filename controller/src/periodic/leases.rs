@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sarit_proto::ids::TransactionId;
@@ -64,6 +65,13 @@ impl Leases {
         Some((lease.ends_ms, lease.stream.clone()))
     }
 
+    /// Returns for how long a noted transaction is kept if nobody renews its lease.
+    pub(crate) fn left(&self, key: Key) -> Option<Duration> {
+        let table = self.table.lock();
+        let lease = table.open.get(&key)?;
+        Some(lease.until.saturating_duration_since(Instant::now()))
+    }
+
     /// Forgets a transaction that is no longer open.
     pub(crate) fn close(&self, key: Key) {
         let mut table = self.table.lock();
@@ -116,8 +124,6 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn key(number: u128) -> Key {

@@ -61,6 +61,17 @@ pub(crate) enum Accepted {
     No,
 }
 
+/// A transaction that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Open {
+    pub(crate) id: TransactionId,
+    pub(crate) state: TransactionState,
+    pub(crate) created_ms: i64,
+    /// When it is aborted unless its lease is renewed, if it is open and that is known already.
+    pub(crate) lease_ends_ms: Option<i64>,
+    pub(crate) life_ends_ms: i64,
+}
+
 /// What came of the wish to keep it open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
@@ -217,6 +228,40 @@ impl Tasks {
         };
         let known = self.0.state_of(id, transaction).await?;
         Ok(known.map(|(state, _)| state))
+    }
+
+    /// Returns transactions that have not ended, at most `limit`, with ids above `after`; nothing if there
+    /// is no such stream.
+    pub(crate) async fn open_transactions(
+        &self,
+        stream: &ScopedStream,
+        after: Option<TransactionId>,
+        limit: usize,
+    ) -> Result<Option<Vec<Open>>> {
+        let context = &self.0;
+        let Some(id) = context.catalog.visible(stream).await? else {
+            return Ok(None);
+        };
+        let prefix = keys::transactions(id);
+        let after = after.map(|after| keys::transaction(id, after));
+        let store = &context.catalog.store;
+        let page = store.range(&prefix, after.as_deref(), limit).await?;
+        let now_ms = context.clock.now_ms();
+        let mut open = Vec::new();
+        for (key, row) in page.entries {
+            let row: records::Transaction = records::decode(&key, &row.value)?;
+            let transaction = parse(&key, &prefix)?;
+            let left = context.leases.left((id, transaction));
+            let left = left.map(|left| i64::try_from(left.as_millis()).unwrap_or(i64::MAX));
+            open.push(Open {
+                id: transaction,
+                state: row.state(),
+                created_ms: row.created_ms,
+                lease_ends_ms: left.map(|left| now_ms.saturating_add(left)),
+                life_ends_ms: row.ends_ms,
+            });
+        }
+        Ok(Some(open))
     }
 
     /// Returns transactions that have ended lately, the last day's first, [`LISTED_MAX`] at most.
