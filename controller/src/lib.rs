@@ -47,7 +47,6 @@ use crate::segments::{SegmentStore, WireStore};
 use crate::store::MetaStore;
 use crate::store::catalog::Catalog;
 use crate::tasks::Tasks;
-use crate::watermarks::Watermarks;
 
 pub use crate::api::admin::{Check, Health, KnownStore};
 pub use crate::autoscale::{Config as AutoScale, Profile};
@@ -158,7 +157,7 @@ impl Controller {
         let (autoscale, clock) = (config.autoscale.clone(), &parts.clock);
         let worker = Worker::new(autoscale, catalog.clone(), tasks.clone(), clock);
         let watermarking = watermarks::Worker {
-            watermarks: Watermarks::new(catalog.clone(), parts.clock.clone()),
+            watermarks: tasks.context().watermarks.clone(),
             segments: segments.clone(),
             config: config.watermarks.clone(),
         };

@@ -270,6 +270,11 @@ pub(crate) struct Queued {
     pub(crate) high: u64,
     #[prost(fixed64, tag = "3")]
     pub(crate) low: u64,
+    /// The time that its writer noted with the commit, and that writer.
+    #[prost(sint64, optional, tag = "4")]
+    pub(crate) time: Option<i64>,
+    #[prost(string, tag = "5")]
+    pub(crate) writer: String,
 }
 
 /// Where a stream's tail was.

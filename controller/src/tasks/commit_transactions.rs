@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use sarit_proto::ids::{SegmentId, TransactionId};
 use sarit_proto::names::{ScopedStream, StreamSegment};
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::scale_stream::published;
 use super::{Answer, Begun, Context, Error, Result, begun, work_row};
@@ -30,6 +31,7 @@ use crate::store::keys::{self, StreamId};
 use crate::store::records::{Damaged, Ended, Job, Queued, RollJob, SealJob, encode};
 use crate::store::{Expect, Transaction};
 use crate::stream::epoch::{Epoch, Segment, Transition};
+use crate::watermarks::{Noted, Watermarks};
 
 /// Most transactions at once: each takes three operations of the transaction that ends them, which also
 /// begins two epochs.
@@ -124,6 +126,7 @@ pub(super) async fn batch(context: &Context, stream: &ScopedStream, id: StreamId
     }
     let past = segments_of(context, id, epoch).await?;
     merge_kept(context, stream, (&active.segments, &past), epoch, &queue).await?;
+    note_times(context, stream, &active.segments, &queue).await?;
     let finish = ended(context, id, Transaction::new(), &queue);
     context.finish(finish).await?;
     committed(context, id, &queue);
@@ -316,6 +319,12 @@ pub(super) async fn work(
     metrics::rolling_commit();
     context.rolls.note(id);
     committed(context, id, &job.queue);
+    // Only now are the segments known that all of it lies before. A crash or failure here loses the note,
+    // not the commit; the writer's next one makes up for it.
+    let active = context.catalog.active(id).await?;
+    if let Err(error) = note_times(context, stream, &active.segments, &job.queue).await {
+        debug!(%stream, %error, "times of commits are not noted");
+    }
     Ok(())
 }
 
@@ -377,6 +386,44 @@ fn sources(
         names.map(move |queued| parent.transaction(transaction(queued)).to_string())
     });
     sources.collect()
+}
+
+/// Notes for each writer the latest time that it gave with a commit: what it writes behind the present
+/// end of the stream is no older. Behind, not at, its own events: a later position promises less.
+async fn note_times(
+    context: &Context,
+    stream: &ScopedStream,
+    active: &[Segment],
+    queue: &[Queued],
+) -> Result<()> {
+    let mut times = BTreeMap::<&str, i64>::new();
+    for queued in queue {
+        if let Some(time) = queued.time {
+            let latest = times.entry(&queued.writer).or_insert(time);
+            *latest = time.max(*latest);
+        }
+    }
+    if times.is_empty() {
+        return Ok(());
+    }
+    let segments = active.iter().map(|segment| stream.segment(segment.id));
+    let lengths = context.lengths(segments.collect()).await?;
+    let lengths = lengths.into_iter();
+    let position: BTreeMap<i64, i64> = lengths
+        .map(|(id, length)| (id.0, length.0 as i64))
+        .collect();
+    for (writer, time) in times {
+        if Watermarks::is_too_large(writer, &position) {
+            continue;
+        }
+        let noted = context.watermarks.note(stream, writer, time, &position);
+        match noted.await? {
+            Noted::Taken => {}
+            // The commit counts, its time does not.
+            refused => debug!(%stream, writer, time, ?refused, "time of a commit is not noted"),
+        }
+    }
+    Ok(())
 }
 
 /// Adds to `finish` what ends the transactions.

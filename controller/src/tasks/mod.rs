@@ -58,6 +58,7 @@ use crate::store::{self, Expect, Outcome, Transaction};
 use crate::stream::epoch::Transition;
 use crate::stream::scale::{self, Scaling};
 use crate::stream::transaction::Bounds;
+use crate::watermarks::Watermarks;
 
 /// How long a caller waits for a task before it is told to ask again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -209,6 +210,7 @@ pub(crate) struct Context {
     pub(crate) segments: Arc<dyn SegmentStore>,
     pub(crate) clock: Clock,
     pub(crate) rng: Rng,
+    pub(crate) watermarks: Watermarks,
     bounds: Bounds,
     rolls: commit_transactions::Rolls,
     pub(crate) leases: Leases,
@@ -245,7 +247,9 @@ impl Tasks {
         tracker: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
+        let watermarks = Watermarks::new(catalog.clone(), clock.clone());
         Self(Arc::new(Context {
+            watermarks,
             catalog,
             segments,
             clock,

@@ -61,6 +61,13 @@ pub(crate) enum Accepted {
     No,
 }
 
+/// What a writer says with a commit: what it writes after it is no older.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Time {
+    pub(crate) writer: String,
+    pub(crate) noted: i64,
+}
+
 /// A transaction that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Open {
@@ -188,6 +195,7 @@ impl Tasks {
         stream: &ScopedStream,
         transaction: TransactionId,
         end: End,
+        time: Option<Time>,
     ) -> Result<Accepted> {
         let context = &self.0;
         context.loaded().await?;
@@ -203,7 +211,8 @@ impl Tasks {
                 (Step::Refuse, _) => return Ok(Accepted::No),
                 (Step::Take | Step::Already, _) => return Ok(Accepted::Yes),
             };
-            if context.accept(id, transaction, &row, end).await? == Outcome::Conflict {
+            let accepted = context.accept(id, transaction, &row, end, time.as_ref());
+            if accepted.await? == Outcome::Conflict {
                 continue;
             }
             context.leases.close((id, transaction));
@@ -357,7 +366,7 @@ impl Tasks {
         loop {
             let expired = self.0.leases.expired().await;
             let ends = expired.into_iter().map(async |((id, transaction), stream)| {
-                let ended = self.end_transaction(&stream, transaction, End::Abort).await;
+                let ended = self.end_transaction(&stream, transaction, End::Abort, None).await;
                 match ended {
                     Ok(accepted) => info!(%stream, %transaction, ?accepted, "lease over"),
                     Err(error) => {
@@ -499,6 +508,7 @@ impl Context {
         transaction: TransactionId,
         row: &Row<records::Transaction>,
         end: End,
+        time: Option<&Time>,
     ) -> Result<Outcome> {
         let key = keys::transaction(id, transaction);
         let mut record = row.value.clone();
@@ -515,6 +525,8 @@ impl Context {
                     order: record.order,
                     high: transaction.high().cast_unsigned(),
                     low: transaction.low().cast_unsigned(),
+                    time: time.map(|time| time.noted),
+                    writer: time.map(|time| time.writer.clone()).unwrap_or_default(),
                 };
                 let queue = keys::queued(id, record.order);
                 change
@@ -598,7 +610,9 @@ pub(super) async fn abort_open(
         let revision = row.revision;
         let row = Row { value, revision };
         if row.value.state() == TransactionState::Open {
-            let accepted = context.accept(id, transaction, &row, End::Abort).await?;
+            let accepted = context
+                .accept(id, transaction, &row, End::Abort, None)
+                .await?;
             context.leases.close((id, transaction));
             if accepted == Outcome::Conflict {
                 continue;

@@ -207,7 +207,14 @@ impl Watermarks {
         writer.is_empty() || writer.len() > WRITER_BYTES_MAX || position.len() > POSITION_MAX
     }
 
-    async fn marks(&self, id: StreamId) -> Result<BTreeMap<String, Mark>, catalog::Error> {
+    /// Returns what the writers of a stream noted last.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub(crate) async fn marks(
+        &self,
+        id: StreamId,
+    ) -> Result<BTreeMap<String, Mark>, catalog::Error> {
         let prefix = keys::writer_marks(id);
         let mut marks = BTreeMap::new();
         let mut after: Option<String> = None;

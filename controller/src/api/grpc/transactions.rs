@@ -14,7 +14,7 @@ use tonic::Status;
 use super::Service;
 use super::convert::{no_stream, segment_range, stream_of};
 use crate::stream::transaction::{End, LeaseRefusal, State};
-use crate::tasks::transactions::{Accepted, Began, Kept};
+use crate::tasks::transactions::{Accepted, Began, Kept, Time};
 
 pub(super) async fn begin(
     service: &Service,
@@ -72,7 +72,14 @@ pub(super) async fn abort(service: &Service, request: TxnRequest) -> Result<TxnS
 async fn end(service: &Service, request: &TxnRequest, end: End) -> Result<TxnStatus, Status> {
     let stream = stream_of(request.stream_info.as_ref())?;
     let id = id_of(request.txn_id.as_ref());
-    let status = match service.tasks.end_transaction(&stream, id, end).await? {
+    // Writers that note no time say so with the lowest one.
+    let noted = Some(request.timestamp).filter(|time| *time != i64::MIN && end == End::Commit);
+    let time = noted.map(|noted| Time {
+        writer: request.writer_id.clone(),
+        noted,
+    });
+    let ended = service.tasks.end_transaction(&stream, id, end, time);
+    let status = match ended.await? {
         Accepted::Yes => Ended::Success,
         Accepted::No => Ended::Failure,
         Accepted::NoStream => Ended::StreamNotFound,

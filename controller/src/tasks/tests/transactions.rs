@@ -5,7 +5,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::stream::transaction::{End, State as TransactionState};
-use crate::tasks::transactions::{Accepted, Began, Kept};
+use crate::tasks::transactions::{Accepted, Began, Kept, Time};
 
 const LEASE_MS: i64 = 20_000;
 
@@ -50,7 +50,10 @@ impl World {
 }
 
 async fn end(tasks: &Tasks, id: TransactionId, end: End) -> Accepted {
-    tasks.end_transaction(&named("st"), id, end).await.unwrap()
+    tasks
+        .end_transaction(&named("st"), id, end, None)
+        .await
+        .unwrap()
 }
 
 /// Steps of a story, each of which waits for its own end.
@@ -130,12 +133,16 @@ async fn play(world: &World, tasks: &Tasks, story: &Story, ids: &[TransactionId]
         let acted = async {
             match act {
                 Act::Commit(n) => {
-                    let accepted = tasks.end_transaction(&stream, ids[*n], End::Commit).await;
+                    let accepted = tasks
+                        .end_transaction(&stream, ids[*n], End::Commit, None)
+                        .await;
                     assert_eq!(accepted, Ok(Accepted::Yes), "{}", story.name);
                     ended(world, ids[*n]).await;
                 }
                 Act::Abort(n) => {
-                    let accepted = tasks.end_transaction(&stream, ids[*n], End::Abort).await;
+                    let accepted = tasks
+                        .end_transaction(&stream, ids[*n], End::Abort, None)
+                        .await;
                     assert_eq!(accepted, Ok(Accepted::Yes), "{}", story.name);
                     ended(world, ids[*n]).await;
                 }
@@ -445,4 +452,78 @@ async fn leases_out_of_bounds_and_sealed_streams_are_refused() {
     assert_eq!(end(&tasks, open, End::Commit).await, Accepted::No);
     let unknown = TransactionId(77);
     assert_eq!(end(&tasks, unknown, End::Commit).await, Accepted::Unknown);
+}
+
+/// A time that comes with a commit is noted at the end of the stream behind its events, also where the
+/// commit rolls; of several the latest counts.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_commit_is_noted_behind_its_events() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    tasks.resume().await.unwrap();
+    let create = Request::Create(config("st", 3, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let stream = named("st");
+    let commit = async |id, writer: &str, noted| {
+        let time = Time {
+            writer: writer.to_owned(),
+            noted,
+        };
+        let accepted = tasks.end_transaction(&stream, id, End::Commit, Some(time));
+        assert_eq!(accepted.await, Ok(Accepted::Yes));
+        ended(&world, id).await;
+        while !tasks.running().is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let marks = async || {
+        let context = tasks.context();
+        let id = context.catalog.visible(&stream).await.unwrap().unwrap();
+        context.watermarks.marks(id).await.unwrap()
+    };
+    let lengths = || -> Vec<i64> {
+        let all = world.segments.all().into_iter();
+        let all =
+            all.filter(|(name, _)| name.starts_with("sc/st/") && !name.contains("#transaction."));
+        all.map(|(_, fake)| fake.length as i64).collect()
+    };
+    let (first, rolled) = (
+        world.begun(&tasks, "st").await,
+        world.begun(&tasks, "st").await,
+    );
+    let silent = world.begun(&tasks, "st").await;
+    assert_eq!(end(&tasks, silent, End::Commit).await, Accepted::Yes);
+    ended(&world, silent).await;
+    assert!(marks().await.is_empty(), "nobody noted a time");
+    commit(first, "w", 100).await;
+    let noted = marks().await;
+    assert_eq!(noted["w"].time, 100);
+    let position: Vec<_> = noted["w"].position.values().copied().collect();
+    assert_eq!((position.len(), position), (3, lengths()));
+    tasks.run(&stream, reshape()).await.unwrap();
+    commit(rolled, "w", 200).await;
+    let noted = marks().await;
+    assert_eq!(noted["w"].time, 200);
+    let active = tasks
+        .context()
+        .catalog
+        .visible(&stream)
+        .await
+        .unwrap()
+        .unwrap();
+    let active = tasks.context().catalog.active(active).await.unwrap();
+    let ids: Vec<_> = active.segments.iter().map(|segment| segment.id).collect();
+    let mut known: Vec<_> = noted["w"].position.keys().copied().collect();
+    known.sort_by_key(|id| ids.iter().position(|of| of == id));
+    assert_eq!(
+        known, ids,
+        "where the stream goes on behind the rolled commit"
+    );
+    let back = world.begun(&tasks, "st").await;
+    commit(back, "w", 150).await;
+    assert_eq!(
+        marks().await["w"].time,
+        200,
+        "an earlier time changes nothing"
+    );
 }
