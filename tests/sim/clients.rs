@@ -18,8 +18,11 @@ use sarit_tests::history::Event;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::by_hand;
+use crate::fickle;
+use crate::head;
 use crate::plan::Plan;
 use crate::scaling;
+use crate::transactions;
 use crate::world::{CONTROLLER, Phase, SharedRef, breach, note};
 
 /// Events that a writer writes as fast as it can; later ones only make a world long.
@@ -63,9 +66,33 @@ pub(crate) async fn clients(shared: SharedRef, rng: Rng, plan: Plan) -> turmoil:
         stream.clone(),
         rng.split(),
     ));
+    if plan.fickle {
+        tasks.spawn_local(fickle::write(
+            Arc::clone(&shared),
+            client.clone(),
+            stream.clone(),
+            rng.split(),
+        ));
+    }
+    if plan.transactions {
+        tasks.spawn(transactions::write(
+            Arc::clone(&shared),
+            client.clone(),
+            stream.clone(),
+            rng.split(),
+        ));
+    }
+    let mut truncated = JoinSet::new();
+    if plan.truncated {
+        truncated.spawn_local(head::live(Arc::clone(&shared), client.clone(), rng.split()));
+    }
     let (seen, follower) = follow(&shared, &client, &stream).await;
     while let Some(ended) = tasks.join_next().await {
         ended?;
+    }
+    let mut kept = Vec::new();
+    while let Some(ended) = truncated.join_next().await {
+        kept.push(ended?);
     }
     follower.abort();
     note(&shared, || "all acknowledged".to_owned());
@@ -74,6 +101,9 @@ pub(crate) async fn clients(shared: SharedRef, rng: Rng, plan: Plan) -> turmoil:
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     audit(&shared, &client, &stream, &seen).await;
+    for kept in &kept {
+        head::audit(&shared, &client, kept).await;
+    }
     while let Some(ended) = by_hand.join_next().await {
         ended?;
     }
@@ -81,7 +111,7 @@ pub(crate) async fn clients(shared: SharedRef, rng: Rng, plan: Plan) -> turmoil:
 }
 
 /// Repeats a call until it succeeds: in the middle of crashes any may fail.
-async fn patiently<T, E: std::fmt::Display>(
+pub(crate) async fn patiently<T, E: std::fmt::Display>(
     shared: &SharedRef,
     what: &str,
     mut call: impl AsyncFnMut() -> Result<T, E>,

@@ -2,13 +2,16 @@
 //! from one seed.
 //!
 //! `SARIT_WORLDS=1000` runs more worlds, `SARIT_SEED=42` one of them. With `cargo xtask planted` the
-//! product carries a bug on purpose, and `planted_bugs_are_found` must find it within 200 worlds.
+//! product carries a bug on purpose, and `planted_bugs_are_found` must find it within 300 worlds.
 
 mod by_hand;
 mod clients;
+mod fickle;
+mod head;
 mod plan;
 mod raw;
 mod scaling;
+mod transactions;
 mod world;
 
 use world::{ALONE, Report, World};
@@ -107,22 +110,33 @@ mod sound {
             sum.dropped += report.dropped;
             sum.acknowledged += report.acknowledged;
             sum.scaled += report.scaled;
+            sum.committed += report.committed;
+            sum.aborted += report.aborted;
+            sum.truncated += report.truncated;
             sum.resent += report.resent;
             sum.refused += report.refused;
         }
         println!(
-            "{} worlds: {} events acknowledged, {} crashes, {} unsynced bytes dropped, {} splits and merges, {} repetitions and {} refused \
+            "{} worlds: {} events acknowledged, {} crashes, {} unsynced bytes dropped, {} splits and merges, {} transactions committed, \
+             {} aborted, {} truncations, {} repetitions and {} refused \
              conditional appends answered, 0 promises broken",
             seeds.len(),
             sum.acknowledged,
             sum.crashes,
             sum.dropped,
             sum.scaled,
+            sum.committed,
+            sum.aborted,
+            sum.truncated,
             sum.resent,
             sum.refused
         );
         let many = seeds.len() >= 20;
         assert!(!many || sum.scaled > 0, "no world scaled its stream");
+        assert!(
+            !many || sum.committed > 0 && sum.aborted > 0 && sum.truncated > 0,
+            "no world committed, aborted or truncated"
+        );
         assert!(
             !many || sum.resent > 0 && sum.refused > 0,
             "the writer by hand never looked where other clients do not"
@@ -167,7 +181,7 @@ mod sound {
 fn planted_bugs_are_found() {
     let _alone = ALONE.lock();
     /// Worlds within which a planted bug must be found.
-    const WORLDS_PLANTED: u64 = 200;
+    const WORLDS_PLANTED: u64 = 300;
     let found = (1..=WORLDS_PLANTED).find_map(|seed| Some((seed, run(seed).breaches.pop()?)));
     let (seed, breach) = found.unwrap_or_else(|| panic!("not found in {WORLDS_PLANTED} worlds"));
     println!("planted bug found in world {seed}: {breach}");

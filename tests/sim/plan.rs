@@ -19,6 +19,12 @@ pub(crate) struct Plan {
     pub(crate) segments: u32,
     pub(crate) event_bytes: usize,
     pub(crate) in_flight: usize,
+    /// Whether somebody writes transactions.
+    pub(crate) transactions: bool,
+    /// Whether there is a second stream, whose head moves.
+    pub(crate) truncated: bool,
+    /// Whether somebody writes through old and new writers in turn.
+    pub(crate) fickle: bool,
     crashes: u64,
     pause_max_ms: u64,
 }
@@ -31,6 +37,10 @@ impl Plan {
             segments: 1 + rng.below(3) as u32,
             event_bytes: EVENT_MIN + [0, 100, 5_000][rng.below(3) as usize],
             in_flight: [1, 8, 64][rng.below(3) as usize],
+            // Not all in every world: each costs as much as all the rest.
+            transactions: rng.chance(0.4),
+            truncated: rng.chance(0.3),
+            fickle: rng.chance(0.3),
             crashes: 2 + rng.below(4),
             pause_max_ms: [300, 2_000][rng.below(2) as usize],
         }

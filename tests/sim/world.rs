@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use sarit_container::Flush;
-use sarit_controller::StaticStore;
 use sarit_controller::store::MemoryStore;
+use sarit_controller::{StaticStore, TransactionConfig};
 use sarit_env::sim::{DiskFaults, SimDisk, TurmoilNet, clock};
 use sarit_env::{Disk, Rng};
 use sarit_segmentstore::Engine;
@@ -19,6 +19,7 @@ use turmoil::Builder;
 
 use crate::clients::clients;
 use crate::plan::Plan;
+use crate::{head, transactions};
 
 pub(crate) const CONTROLLER: u16 = 9090;
 pub(crate) const STORE: u16 = 12345;
@@ -54,6 +55,12 @@ pub(crate) struct Report {
     pub(crate) acknowledged: u64,
     /// Splits and merges.
     pub(crate) scaled: u64,
+    /// Transactions committed.
+    pub(crate) committed: u64,
+    /// Transactions aborted.
+    pub(crate) aborted: u64,
+    /// Truncations answered.
+    pub(crate) truncated: u64,
     /// Times that the writer by hand resent what it was promised, and got an answer.
     pub(crate) resent: u64,
     /// Conditional appends of the writer by hand that were refused.
@@ -231,6 +238,11 @@ impl World {
                         advertised: format!("store:{STORE}"),
                         connect: format!("store:{STORE}"),
                     }),
+                    transactions: TransactionConfig {
+                        lease_min_ms: transactions::LEASE_MS,
+                        ..TransactionConfig::default()
+                    },
+                    retention_period_ms: head::RETENTION_PERIOD_MS,
                     ..sarit_controller::Config::default()
                 };
                 let parts = sarit_controller::Parts {

@@ -78,6 +78,7 @@ impl Event {
 pub struct History {
     written: BTreeMap<(u32, u32), u64>,
     acknowledged: BTreeSet<Event>,
+    withdrawn: BTreeSet<Event>,
 }
 
 impl History {
@@ -96,6 +97,11 @@ impl History {
     /// Notes that the event was acknowledged.
     pub fn acknowledge(&mut self, event: Event) {
         self.acknowledged.insert(event);
+    }
+
+    /// Notes that the event was part of a transaction that nobody committed: it must never be read.
+    pub fn withdraw(&mut self, event: Event) {
+        self.withdrawn.insert(event);
     }
 
     /// Number of acknowledged events.
@@ -123,6 +129,7 @@ impl History {
                 verdict.corrupt += 1;
                 continue;
             }
+            verdict.withdrawn += usize::from(self.withdrawn.contains(&event));
             if !seen.insert(event) {
                 verdict.duplicated += 1;
                 continue;
@@ -152,12 +159,14 @@ pub struct Verdict {
     pub reordered: usize,
     /// Read but never written.
     pub corrupt: usize,
+    /// Read although no one committed them.
+    pub withdrawn: usize,
 }
 
 impl Verdict {
     /// Returns whether every promise held.
     pub fn is_clean(&self) -> bool {
-        self.lost + self.duplicated + self.reordered + self.corrupt == 0
+        self.lost + self.duplicated + self.reordered + self.corrupt + self.withdrawn == 0
     }
 }
 
@@ -169,10 +178,11 @@ impl fmt::Display for Verdict {
             duplicated,
             reordered,
             corrupt,
+            withdrawn,
         } = self;
         write!(
             f,
-            "{read} read, {lost} lost, {duplicated} duplicated, {reordered} reordered, {corrupt} corrupt"
+            "{read} read, {lost} lost, {duplicated} duplicated, {reordered} reordered, {corrupt} corrupt, {withdrawn} never committed"
         )
     }
 }
@@ -216,6 +226,10 @@ mod tests {
         };
         assert_eq!(check(&[&events[..], &[unknown]].concat()).corrupt, 1);
         assert_eq!(history.check([None]).corrupt, 1);
+        let mut withdrawn = history.clone();
+        withdrawn.withdraw(events[9]);
+        let read = events.iter().copied().map(Some);
+        assert_eq!(withdrawn.check(read).withdrawn, 1);
     }
 
     #[test]
