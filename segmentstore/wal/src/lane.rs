@@ -189,10 +189,13 @@ impl Lane {
         self.metrics.set_full(space != Space::Ok);
         self.space.send_if_modified(|old| {
             let changed = *old != space;
-            if changed && let Space::Full { reason } = &space {
-                tracing::warn!(reason, "no space for the log; appends wait");
-            } else if changed {
-                tracing::info!("the log has space again");
+            // The reason has numbers that change all the time: news is only that there is one.
+            match (&*old, &space) {
+                (Space::Ok, Space::Full { reason }) => {
+                    tracing::warn!(reason, "no space for the log; appends wait");
+                }
+                (Space::Full { .. }, Space::Ok) => tracing::info!("the log has space again"),
+                _ => {}
             }
             *old = space;
             changed

@@ -185,11 +185,12 @@ impl Pipeline {
 
     fn note_space(&mut self) {
         let space = self.space.borrow_and_update();
-        self.full = matches!(*space, Space::Full { .. });
+        let was_full = std::mem::replace(&mut self.full, matches!(*space, Space::Full { .. }));
         self.shared.checkpoints.hurry(self.full);
         let id = self.shared.id;
         match &*space {
             Space::Ok => tracing::debug!(container = %id, "the log has room"),
+            Space::Full { .. } if was_full => {}
             Space::Full { reason } => {
                 tracing::warn!(container = %id, reason, "appends wait for room")
             }
