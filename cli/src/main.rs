@@ -34,6 +34,10 @@ use crate::args::{Cli, Command};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads for calls that block: files of long-term storage and of the index. Each costs its stack and the
+/// allocator's pages for what it made; more calls at a time would only wait for the disk.
+const BLOCKING_THREADS: usize = 32;
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,7 +70,10 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn server() -> std::io::Result<Runtime> {
     // A page of 2 MiB for every thread's few kilobytes of heap would double what an idle server takes.
     rustix::thread::disable_transparent_huge_pages(true)?;
-    Builder::new_multi_thread().enable_all().build()
+    Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
 }
 
 /// A client's work is one command's: one thread beside the main one is plenty.

@@ -1,9 +1,13 @@
 //! The process's one memory budget, and the credits that keep its users within.
 //!
-//! Fixed shares (architecture.md §2.9): a quarter for operations on their way to the log, 40 % for
-//! frames (32 % kept for readers at the tail, 8 % on their way to long-term storage), a quarter for what is
-//! read back (20 % blocks of packs, 5 % frames of the log), the rest for the index. Operations take credit before their bytes are read: of their connection, then of the process.
-//! Frames take what they need and the oldest of the process make room.
+//! Fixed shares: a quarter for operations on their way to the log, 40 % for frames (26 % kept for readers
+//! at the tail, 6 % buffers for the next ones, 8 % on their way to long-term storage), a quarter for what is
+//! read back (15 % blocks of packs, 5 % frames of the log, 5 % replies that hold some of either), the rest
+//! for the index. Operations take credit before their bytes are read: of their connection, then of the
+//! process. Frames take what they need and the oldest of the process make room.
+//!
+//! Not in it: what the process takes before it holds any data, what is being read from the log or from
+//! packs at this moment (each a few MiB), connections' buffers, and what an allocator keeps.
 //!
 //! An operation larger than a credit takes all of it, so it waits until it is alone and then always
 //! gets through: a credit smaller than an event slows down, but never deadlocks.
@@ -56,7 +60,7 @@ impl MemoryBudget {
             blocks: Frames::new(shares.blocks, CACHE_BYTES),
             packs: BlockCache::new(shares.packs, PACK_CACHE_BYTES),
             uploads: Arc::new(Semaphore::new(shares.uploads as usize)),
-            replies: Arc::new(Semaphore::new(charge(u64::MAX, shares.packs / 4) as usize)),
+            replies: Arc::new(Semaphore::new(charge(u64::MAX, shares.replies) as usize)),
             unflushed: Mutex::default(),
         }))
     }
@@ -80,6 +84,7 @@ impl MemoryBudget {
             frames: inner.frames.bytes(),
             blocks: inner.blocks.bytes(),
             packs: inner.packs.bytes(),
+            replies: inner.shares.replies - inner.replies.available_permits() as u64,
             uploads: inner.shares.uploads - inner.uploads.available_permits() as u64,
             credit_waits: inner.waits.get(),
         }
@@ -89,6 +94,11 @@ impl MemoryBudget {
     /// its tenth; the other half is for what is on its way to it.
     pub fn index_cache_bytes(&self) -> u64 {
         self.0.shares.index / 2
+    }
+
+    /// Returns how many bytes of buffers the log may keep warm for its next frames.
+    pub fn warm_bytes(&self) -> u64 {
+        self.0.shares.warm
     }
 
     pub(crate) fn frames(&self) -> &Frames {
@@ -121,10 +131,10 @@ impl MemoryBudget {
         permit.expect("is never closed")
     }
 
-    /// Returns `data` for a reply, however long that takes to be written: as it is while there is credit
-    /// for what it holds in memory, else its beginning as a copy. So readers that do not take their
-    /// replies cost little more than these.
-    pub(crate) fn reply(&self, data: Bytes) -> Bytes {
+    /// Returns `data` for a reply, however long that takes to be written, which keeps `memory` bytes
+    /// from being used otherwise: as it is while there is credit for these, else its beginning as a copy.
+    /// So readers that do not take their replies cost little more than these.
+    pub(crate) fn reply(&self, data: Bytes, memory: usize) -> Bytes {
         struct Reply {
             data: Bytes,
             _permit: OwnedSemaphorePermit,
@@ -137,9 +147,18 @@ impl MemoryBudget {
         if data.len() <= REPLY_WITHOUT_CREDIT {
             return Bytes::copy_from_slice(&data);
         }
-        let bytes = charge(data.len() as u64, u64::MAX);
+        // A small part of something large is worth a copy.
+        let apart = data.len() < memory / 2;
+        let bytes = charge(if apart { data.len() } else { memory } as u64, u64::MAX);
         match self.0.replies.clone().try_acquire_many_owned(bytes) {
-            Ok(_permit) => Bytes::from_owner(Reply { data, _permit }),
+            Ok(_permit) => {
+                let data = if apart {
+                    Bytes::copy_from_slice(&data)
+                } else {
+                    data
+                };
+                Bytes::from_owner(Reply { data, _permit })
+            }
             Err(_) => Bytes::copy_from_slice(&data[..REPLY_WITHOUT_CREDIT]),
         }
     }
@@ -178,6 +197,8 @@ pub struct MemoryUsage {
     pub blocks: u64,
     /// Blocks of packs.
     pub packs: u64,
+    /// Credit held by replies with bytes of packs or of the log.
+    pub replies: u64,
     /// Credit held by uploads to long-term storage.
     pub uploads: u64,
     /// How often an operation had to wait for credit, ever.

@@ -70,11 +70,23 @@ impl Default for Memory {
 }
 
 /// The index: what containers were at their last checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Index {
     /// What it is kept in; fixed once the data directory has one.
     pub engine: Engine,
+    /// Milliseconds between two looks of SlateDB for checkpoints to compact. Less: the files of very many
+    /// checkpoints are joined sooner, at the price of requests, a few per container and look.
+    pub poll_ms: u64,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            engine: Engine::default(),
+            poll_ms: 10_000,
+        }
+    }
 }
 
 /// What an index is kept in.

@@ -369,7 +369,9 @@ async fn probe(storage: Option<sarit_storage::Store>, nonce: u128) -> Error {
 async fn open_log(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<Wal, Error> {
     let identity = inspect.identity.to_be_bytes();
     let (clock, rng) = (parts.clock.clone(), parts.rng.split());
-    let (disk, settings) = (parts.disk.clone(), config.wal.clone());
+    let (disk, mut settings) = (parts.disk.clone(), config.wal.clone());
+    let warm = usize::try_from(inspect.memory.warm_bytes()).unwrap_or(usize::MAX);
+    settings.pool_bytes = settings.pool_bytes.min(warm);
     Ok(Wal::open_local(disk, &config.data, settings, identity, clock, rng).await?)
 }
 
@@ -381,7 +383,8 @@ fn open_index(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<Index
         Engine::Slatedb => {
             let cache = inspect.memory.index_cache_bytes();
             let store = SlateStore::local(&folder, cache, parts.clock.clone());
-            Indexes::slate(store.map_err(Error::Index)?)
+            let poll = Duration::from_millis(config.index.poll_ms);
+            Indexes::slate(store.map_err(Error::Index)?.polling(poll))
         }
     })
 }

@@ -30,6 +30,7 @@ const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
 const MEMORY: &str = "segmentstore_memory_bytes";
 const MEASURED: &str = "segmentstore_measured_segments";
 const UNMEASURED: &str = "segmentstore_unmeasured_writers_total";
+const CONTAINERS_WAITING: &str = "segmentstore_containers_waiting";
 const LOAD_REPORTS: &str = "segmentstore_load_reports_total";
 
 /// Every word [`crate::reply::refusal`] can return.
@@ -140,6 +141,16 @@ impl Metrics {
     }
 }
 
+/// Publishes how many containers can't be opened now.
+pub(crate) fn containers_waiting(count: usize) {
+    describe_gauge!(
+        CONTAINERS_WAITING,
+        Unit::Count,
+        "Containers that can't be opened now and are tried again"
+    );
+    gauge!(CONTAINERS_WAITING).set(count as f64);
+}
+
 pub(crate) fn measured_segments(count: usize) {
     gauge!(MEASURED).set(count as f64);
 }
@@ -162,11 +173,17 @@ pub(crate) async fn sample_memory(memory: MemoryBudget, stop: CancellationToken)
     let operations = gauge!(MEMORY, "use" => "operations");
     let frames = gauge!(MEMORY, "use" => "frames");
     let blocks = gauge!(MEMORY, "use" => "blocks");
+    let packs = gauge!(MEMORY, "use" => "packs");
+    let replies = gauge!(MEMORY, "use" => "replies");
+    let uploads = gauge!(MEMORY, "use" => "uploads");
     let mut ticks = interval(SAMPLE_INTERVAL);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let usage = memory.usage();
         operations.set(usage.operations as f64);
         frames.set(usage.frames as f64);
         blocks.set(usage.blocks as f64);
+        packs.set(usage.packs as f64);
+        replies.set(usage.replies as f64);
+        uploads.set(usage.uploads as f64);
     }
 }

@@ -31,7 +31,8 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// Most bytes one write carries. More gives larger writes under load, at the price of latency.
     pub write_bytes_max: u64,
-    /// Most bytes of frame buffers kept warm for reuse. 0 makes every frame touch fresh memory.
+    /// Most bytes of frame buffers kept warm for reuse, as far as 6 % of the memory budget allow. 0 makes
+    /// every frame touch fresh memory.
     pub pool_bytes: usize,
     /// Most bytes read ahead of the consumer in one replay.
     pub replay_bytes: usize,

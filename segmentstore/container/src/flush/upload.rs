@@ -16,14 +16,15 @@ use super::plan::{Piece, Planned};
 use crate::operation::{PLACED_RUN, PlacedRun};
 use crate::pipeline::{Request, Wish};
 use crate::read::blocks::PackKey;
+use crate::read::slabs;
 use crate::state::{Extent, Medium, Sid};
 use crate::{Error, residents};
 
 /// Bytes of a part of a large pack; stores want at least 5 MiB.
 const PART_BYTES: u64 = 8 << 20;
-/// A piece that is a smaller part of the memory it lies in than one of so many is copied, so that a
-/// little data does not hold much memory.
-const COPIED_BELOW: usize = 4;
+/// A piece that is a smaller part of the memory it lies in than one of so many is copied, so that uploads
+/// hold little more memory than they have credit for.
+const COPIED_BELOW: usize = 2;
 /// Missing frames this close together are read in one pass.
 const FRAME_GAP: u64 = 4;
 
@@ -303,11 +304,13 @@ async fn from_pack(flusher: &Flusher, id: PackId, extent: &Extent) -> Result<Vec
             return Err(Failure::Later);
         }
         position += (to - from) as u64;
-        pieces.push(if (to - from) * COPIED_BELOW < bytes.len() {
-            Bytes::copy_from_slice(&bytes[from..to])
-        } else {
-            bytes.slice(from..to)
-        });
+        pieces.push(
+            if (to - from) * COPIED_BELOW < slabs::memory_bytes(bytes.len()) {
+                Bytes::copy_from_slice(&bytes[from..to])
+            } else {
+                bytes.slice(from..to)
+            },
+        );
     }
     Ok(pieces)
 }

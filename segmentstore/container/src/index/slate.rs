@@ -32,9 +32,10 @@ use crate::Error;
 
 /// Size at which a memtable is flushed by itself. Checkpoints flush before, unless they are larger.
 const MEMTABLE_BYTES: usize = 4 << 20;
-/// How often a database looks for what other processes did to it. There are none: see `clock`.
+/// How often a database looks for what its compactor should do, and for what other processes did to it,
+/// of which there are none: see `clock`.
 const POLL: Duration = Duration::from_secs(10);
-/// Checkpoints that may wait for the compactor, which looks at every [`POLL`] only; then they wait for it.
+/// Checkpoints that may wait for the compactor, which looks at every poll only; then they wait for it.
 const CHECKPOINTS_UNCOMPACTED: usize = 64;
 /// How long a manifest, once replaced, is kept for a process that was stopped and goes on.
 const MANIFEST_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -58,6 +59,7 @@ pub struct SlateStore {
     objects: Arc<dyn ObjectStore>,
     cache: Arc<dyn DbCache>,
     clock: Clock,
+    poll: Duration,
 }
 
 impl SlateStore {
@@ -80,7 +82,15 @@ impl SlateStore {
             objects,
             cache: Arc::new(cache),
             clock,
+            poll: POLL,
         }
+    }
+
+    /// Has databases look for work every `poll`, instead of every ten seconds. Each look is a few requests
+    /// per container; checkpoints that come faster than they are compacted wait.
+    pub fn polling(self, poll: Duration) -> Self {
+        let poll = poll.max(Duration::from_millis(10));
+        Self { poll, ..self }
     }
 
     /// Uses a folder of this machine, which the caller has locked; it is created if needed.
@@ -108,7 +118,7 @@ impl SlateStore {
         let path = format!("index/{container}");
         let clock = Forward::new(self.clock.clone(), &path, &self.objects).await?;
         let opening = Db::builder(path, self.objects.clone())
-            .with_settings(settings())
+            .with_settings(settings(self.poll))
             .with_system_clock(Arc::new(clock))
             .with_db_cache(self.cache.clone(), u64::from(container.0))
             .build();
@@ -117,7 +127,7 @@ impl SlateStore {
     }
 }
 
-pub(super) fn settings() -> Settings {
+pub(super) fn settings(poll: Duration) -> Settings {
     let directory = |min_age| {
         Some(GarbageCollectorDirectoryOptions {
             interval: Some(GARBAGE_INTERVAL),
@@ -129,7 +139,7 @@ pub(super) fn settings() -> Settings {
         // Only checkpoints flush.
         flush_interval: None,
         wal_enabled: false,
-        manifest_poll_interval: POLL,
+        manifest_poll_interval: poll,
         manifest_update_timeout: FLUSH_TIMEOUT,
         l0_sst_size_bytes: MEMTABLE_BYTES,
         l0_max_ssts: CHECKPOINTS_UNCOMPACTED,
@@ -138,7 +148,7 @@ pub(super) fn settings() -> Settings {
         // A lookup of a name that is not there should not read small tables either.
         min_filter_keys: 1,
         compactor_options: Some(CompactorOptions {
-            poll_interval: POLL,
+            poll_interval: poll,
             manifest_update_timeout: FLUSH_TIMEOUT,
             max_concurrent_compactions: 1,
             commit_compacted_interval: Duration::from_secs(5),
@@ -146,7 +156,7 @@ pub(super) fn settings() -> Settings {
             object_store_max_retries: Some(RETRIES),
             worker: Some(CompactionWorkerOptions {
                 max_concurrent_compactions: 1,
-                compactions_poll_interval: POLL,
+                compactions_poll_interval: poll,
                 heartbeat_interval: WORKER_TIMEOUT / 4,
                 max_sst_size: 32 << 20,
                 max_fetch_tasks: 1,

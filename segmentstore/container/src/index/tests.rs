@@ -209,7 +209,7 @@ async fn what_cannot_be_written_is_an_error_within_the_limit() {
 /// Conditions 3, 5, 6 and 7: what else was chosen.
 #[test]
 fn the_database_is_set_up_as_decided() {
-    let settings = super::slate::settings();
+    let settings = super::slate::settings(Duration::from_secs(10));
     assert!(!settings.wal_enabled && settings.flush_interval.is_none());
     assert!(settings.default_ttl_millis.is_none());
     assert_eq!(settings.l0_sst_size_bytes, 4 << 20);

@@ -14,10 +14,14 @@ pub(crate) struct Shares {
     pub(crate) operations: u64,
     /// Frames kept for readers at the tail.
     pub(crate) frames: u64,
+    /// Buffers that the log keeps warm.
+    pub(crate) warm: u64,
     /// Frames read back from the log.
     pub(crate) blocks: u64,
     /// Blocks of packs.
     pub(crate) packs: u64,
+    /// What replies on their way hold of packs and of the log.
+    pub(crate) replies: u64,
     /// Data on its way to long-term storage.
     pub(crate) uploads: u64,
     /// The index: what it read, and what is on its way to it.
@@ -30,9 +34,11 @@ impl Shares {
         let bytes = bytes.max(BUDGET_BYTES_MIN);
         Self {
             operations: (bytes / 4).min(CREDIT_BYTES_MAX),
-            frames: bytes / 100 * 32,
+            frames: bytes / 100 * 26,
+            warm: bytes / 100 * 6,
             blocks: bytes / 100 * 5,
-            packs: bytes / 100 * 20,
+            packs: bytes / 100 * 15,
+            replies: (bytes / 100 * 5).min(CREDIT_BYTES_MAX),
             uploads: (bytes / 100 * 8).min(CREDIT_BYTES_MAX),
             index: bytes / 10,
         }
@@ -53,8 +59,8 @@ mod tests {
     fn shares_stay_within_the_budget() {
         for bytes in [0, 1 << 20, 256 << 20, 1 << 40] {
             let shares = Shares::of(bytes);
-            let read = shares.blocks + shares.packs;
-            let frames = shares.frames + shares.uploads;
+            let read = shares.blocks + shares.packs + shares.replies;
+            let frames = shares.frames + shares.warm + shares.uploads;
             let sum = shares.operations + frames + read + shares.index;
             assert!(sum <= bytes.max(BUDGET_BYTES_MIN), "{bytes}: {shares:?}");
         }

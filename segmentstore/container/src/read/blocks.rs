@@ -2,7 +2,7 @@
 //!
 //! Packs never change, so nothing is ever invalidated. A block is fetched once however many want it,
 //! together with neighbours that are wanted too, and verified before anyone sees it. What was not
-//! looked at again goes first.
+//! looked at again goes first. They lie in memory of their own (`slabs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,13 +12,15 @@ use parking_lot::Mutex;
 use sarit_storage::{BLOCK_BYTES, Blocks, PackId, PackName, READ_BYTES_MAX, Store, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::slabs::{self, Slabs};
 use crate::metrics::Level;
 use crate::state::Seeded;
 
 /// Memory of an entry beside its bytes, about.
 const ENTRY_OVERHEAD: u64 = 200;
-/// Requests for blocks at the same time.
-const LOADS_MAX: usize = 16;
+/// Requests for blocks at the same time, each with [`READ_BYTES_MAX`]; fewer where these would be more
+/// than a quarter of what the cache holds.
+const LOADS_MAX: u64 = 16;
 /// Blocks fetched by one request.
 const TOGETHER_MAX: u32 = (READ_BYTES_MAX / BLOCK_BYTES) as u32;
 /// In place of a block's number: the pack's table of checksums.
@@ -43,7 +45,7 @@ enum Held {
 impl Held {
     fn memory_bytes(&self) -> u64 {
         let bytes = match self {
-            Self::Block(bytes) => bytes.len(),
+            Self::Block(bytes) => slabs::memory_bytes(bytes.len()),
             Self::Table(table) => table.memory_bytes(),
         };
         bytes as u64 + ENTRY_OVERHEAD
@@ -72,6 +74,7 @@ pub(crate) struct BlockCache {
     level: Level,
     inner: Mutex<Inner>,
     loads: Semaphore,
+    slabs: Slabs,
     /// Bytes that may be on their way before anyone asked for them.
     ahead: Arc<Semaphore>,
 }
@@ -103,6 +106,7 @@ impl BlockCache {
     /// Holds at most `bytes_max` bytes, and says by the metric `name` how many there are.
     pub(crate) fn new(bytes_max: u64, name: &'static str) -> Self {
         let ahead = usize::try_from(bytes_max / 4).unwrap_or(usize::MAX);
+        let loads = (bytes_max / 4 / READ_BYTES_MAX).clamp(2, LOADS_MAX);
         Self {
             bytes_max,
             level: Level::new(name, None),
@@ -112,7 +116,9 @@ impl BlockCache {
                 order: VecDeque::new(),
                 loading: HashMap::with_hasher(Seeded(0)),
             }),
-            loads: Semaphore::new(LOADS_MAX),
+            loads: Semaphore::new(loads as usize),
+            // What so many loads take at once comes back at once.
+            slabs: Slabs::new((loads * READ_BYTES_MAX) as usize),
             ahead: Arc::new(Semaphore::new(ahead.min(Semaphore::MAX_PERMITS))),
         }
     }
@@ -199,16 +205,19 @@ impl BlockCache {
         let _permit = self.loads.acquire().await.expect("is never closed");
         let blocks = claim.keys.iter().map(|(_, block)| *block);
         let blocks: Vec<_> = blocks.filter(|block| *block < table.len()).collect();
-        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
+        let Some(first) = blocks.first() else {
             return Err(StoreError::Missing(format!("a block of {name}")));
         };
         let start = table.range(*first).start;
-        let bytes = store.read(name, start..table.range(*last).end).await?;
-        let mut wanted = None;
-        for block in &blocks {
+        let length = |block: &u32| {
             let range = table.range(*block);
-            let (from, to) = ((range.start - start) as usize, (range.end - start) as usize);
-            let bytes = bytes.slice(from..to);
+            (range.end - range.start) as usize
+        };
+        let pieces = blocks.iter().map(|block| self.slabs.take(length(block)));
+        let pieces = store.read_into(name, start, pieces.collect()).await?;
+        let mut wanted = None;
+        for (block, piece) in blocks.iter().zip(pieces) {
+            let bytes = piece.freeze();
             table.check(*block, &bytes)?;
             wanted.get_or_insert_with(|| bytes.clone());
             self.insert((claim.keys[0].0, *block), Held::Block(bytes));
@@ -405,7 +414,11 @@ mod tests {
             Box::pin(cache.get(&store, name, key, 0, 1)),
             cache.get(&store, name, key, 0, 1),
         );
-        let permits = cache.loads.acquire_many(LOADS_MAX as u32).await.unwrap();
+        let permits = cache
+            .loads
+            .acquire_many(cache.loads.available_permits() as u32)
+            .await
+            .unwrap();
         assert!(futures_util::poll!(&mut first).is_pending());
         let mut second = Box::pin(second);
         assert!(futures_util::poll!(&mut second).is_pending());

@@ -4,5 +4,6 @@
 pub(crate) mod ahead;
 pub(crate) mod blocks;
 pub(crate) mod reader;
+pub(crate) mod slabs;
 pub(crate) mod tail;
 pub(crate) mod waiters;

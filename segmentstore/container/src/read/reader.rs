@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ahead;
 use super::blocks::PackKey;
+use super::slabs;
 use super::waiters::Waiter;
 use crate::shared::Shared;
 use crate::state::{Extent, Medium, Segment, Sid};
@@ -200,24 +201,38 @@ fn plan(sid: Sid, segment: &Segment, offset: u64, max: usize) -> Plan {
     }
 }
 
+/// Bytes, and how much memory they keep from being used otherwise.
+struct Got {
+    data: Bytes,
+    memory: usize,
+}
+
+impl Got {
+    /// Bytes in memory of their own.
+    fn own(data: Bytes) -> Self {
+        let memory = data.len();
+        Self { data, memory }
+    }
+}
+
 async fn fetch(shared: &Arc<Shared>, plan: Plan, max: usize) -> Result<Read, Error> {
     let metrics = &shared.metrics;
-    let (data, source) = match plan.pieces[0].place.medium() {
+    let (got, source) = match plan.pieces[0].place.medium() {
         Medium::Pack(_) => (from_packs(shared, &plan, max).await?, &metrics.served_packs),
         Medium::Frame(_) => {
-            let (data, from_log) = from_frames(shared, &plan, max).await?;
+            let (got, from_log) = from_frames(shared, &plan, max).await?;
             let source = if from_log {
                 &metrics.served_log
             } else {
                 &metrics.served_frames
             };
-            (data, source)
+            (got, source)
         }
     };
     let data = if std::ptr::eq(source, &metrics.served_frames) {
-        data
+        got.data
     } else {
-        shared.memory.reply(data)
+        shared.memory.reply(got.data, got.memory)
     };
     source.add(data.len() as u64);
     let reached = plan.offset + data.len() as u64 >= plan.length;
@@ -229,13 +244,13 @@ async fn fetch(shared: &Arc<Shared>, plan: Plan, max: usize) -> Result<Read, Err
 }
 
 /// Reads as far as the pieces lie in packs, and has what follows fetched if the reader goes in order.
-async fn from_packs(shared: &Arc<Shared>, plan: &Plan, max: usize) -> Result<Bytes, Error> {
+async fn from_packs(shared: &Arc<Shared>, plan: &Plan, max: usize) -> Result<Got, Error> {
     let Some(tier) = &shared.tier else {
         let missing = "long-term storage is not configured, and data lies there";
         return Err(Error::Storage(StoreError::Config(missing.to_owned())));
     };
     let mut parts: Vec<Bytes> = Vec::new();
-    let (mut sum, mut retries) = (0, 0);
+    let (mut sum, mut memory, mut retries) = (0, 0, 0);
     'pieces: for piece in &plan.pieces {
         let Medium::Pack(id) = piece.place.medium() else {
             break;
@@ -273,34 +288,38 @@ async fn from_packs(shared: &Arc<Shared>, plan: &Plan, max: usize) -> Result<Byt
             }
             position += (to - from) as u64;
             sum += to - from;
+            memory = slabs::memory_bytes(bytes.len());
             parts.push(bytes.slice(from..to));
             if to - from >= PIECE_WITHOUT_COPY {
                 break 'pieces;
             }
         }
     }
-    let data = match parts.len() {
-        1 => parts.pop().expect("there is one"),
+    let got = match parts.len() {
+        1 => Got {
+            data: parts.pop().expect("there is one"),
+            memory,
+        },
         _ => {
             let mut gathered = BytesMut::with_capacity(sum.min(max));
             for part in &parts {
                 gathered.put_slice(part);
             }
-            gathered.freeze()
+            Got::own(gathered.freeze())
         }
     };
-    let to = plan.offset + data.len() as u64;
+    let to = plan.offset + got.data.len() as u64;
     let window = shared.ahead.note(plan.sid, plan.offset, to);
     if window > 0 {
         ahead::fetch(shared, &plan.following, to, window);
     }
-    Ok(data)
+    Ok(got)
 }
 
 /// Reads as far as the pieces lie in frames of one kind; says whether that was the log.
-async fn from_frames(shared: &Shared, plan: &Plan, max: usize) -> Result<(Bytes, bool), Error> {
+async fn from_frames(shared: &Shared, plan: &Plan, max: usize) -> Result<(Got, bool), Error> {
     let mut gathered = BytesMut::new();
-    let mut data = Bytes::new();
+    let mut got = Got::own(Bytes::new());
     let mut from_log = None;
     let mut loaded = Vec::new();
     for (at, piece) in plan.pieces.iter().enumerate() {
@@ -312,42 +331,45 @@ async fn from_frames(shared: &Shared, plan: &Plan, max: usize) -> Result<(Bytes,
         if kind != cached.is_none() {
             break;
         }
-        let bytes = match cached {
-            Some(bytes) => bytes,
+        let next = match cached {
+            Some(next) => next,
             None => reread(shared, frame, &plan.pieces[at..], &mut loaded).await?,
         };
-        if data.is_empty() {
-            let enough = bytes.len() >= PIECE_WITHOUT_COPY || plan.pieces.len() == 1;
-            data = bytes;
+        if got.data.is_empty() {
+            let enough = next.data.len() >= PIECE_WITHOUT_COPY || plan.pieces.len() == 1;
+            got = next;
             if enough {
                 break;
             }
             continue;
         }
-        if bytes.len() >= PIECE_WITHOUT_COPY {
+        if next.data.len() >= PIECE_WITHOUT_COPY {
             break;
         }
         if gathered.is_empty() {
             let lengths = plan.pieces.iter().map(|piece| piece.length as usize);
             gathered.reserve(lengths.sum::<usize>().min(max));
-            gathered.put_slice(&data);
+            gathered.put_slice(&got.data);
         }
-        gathered.put_slice(&bytes);
+        gathered.put_slice(&next.data);
     }
     if !gathered.is_empty() {
-        data = gathered.freeze();
+        got = Got::own(gathered.freeze());
     }
-    Ok((data, from_log.unwrap_or_default()))
+    Ok((got, from_log.unwrap_or_default()))
 }
 
-fn cached(shared: &Shared, frame: u64, piece: &Extent) -> Option<Bytes> {
+fn cached(shared: &Shared, frame: u64, piece: &Extent) -> Option<Got> {
     let frame = shared.memory.frames().get(shared.owner, frame)?;
     Some(slice(&frame, piece))
 }
 
-fn slice(frame: &Frame, piece: &Extent) -> Bytes {
+fn slice(frame: &Frame, piece: &Extent) -> Got {
     let from = piece.position as usize;
-    frame.body().slice(from..from + piece.length as usize)
+    Got {
+        data: frame.body().slice(from..from + piece.length as usize),
+        memory: frame.memory_bytes(),
+    }
 }
 
 /// Gets the first of `pieces`, which is no longer in memory, and perhaps the frames of those behind it.
@@ -359,7 +381,7 @@ async fn reread(
     frame: u64,
     pieces: &[Extent],
     loaded: &mut Vec<Frame>,
-) -> Result<Bytes, Error> {
+) -> Result<Got, Error> {
     let piece = &pieces[0];
     let number = FrameNo(frame);
     if let Ok(at) = loaded.binary_search_by_key(&number, Frame::number) {
@@ -378,7 +400,8 @@ async fn reread(
     if piece.length >= EXTENT_WITHOUT_FRAME {
         shared.metrics.reread_bytes.add(u64::from(piece.length));
         let (position, length) = (piece.position, piece.length);
-        return Ok(shared.log.read_range(number, position, length).await?);
+        let data = shared.log.read_range(number, position, length).await?;
+        return Ok(Got::own(data));
     }
     loaded.clear();
     let mut frames = shared

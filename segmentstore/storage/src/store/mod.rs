@@ -12,6 +12,7 @@ mod local;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 mod probe;
+mod read;
 
 use std::ops::Range;
 use std::path::Path as FilePath;
@@ -41,7 +42,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(30);
 const SLOWEST: u64 = 1 << 20;
 /// What is read of an object's end to find its table of checksums; mostly enough for the table itself.
 const TAIL_BYTES: u64 = 16 << 10;
-/// Most bytes of one ranged read whose blocks share a buffer.
+/// Most bytes of one ranged read for blocks.
 pub const READ_BYTES_MAX: u64 = 1 << 20;
 
 /// What went wrong with a request.

@@ -53,6 +53,16 @@ async fn conforms(store: &Store) {
     let blocks = store.blocks(name(2)).await.unwrap();
     let bytes = store.read(name(2), blocks.range(39)).await.unwrap();
     blocks.check(39, &bytes).unwrap();
+    // Straight into place, over the border of a block, and not behind the end.
+    let at = blocks.range(20).start - 3;
+    let pieces = vec![vec![9; 3], vec![9; 1000]];
+    let pieces = store.read_into(name(2), at, pieces).await.unwrap();
+    let bytes = store.read(name(2), at..at + 1003).await.unwrap();
+    assert_eq!((pieces[0].len(), pieces.concat()), (3, bytes.to_vec()));
+    let behind = store.read_into(name(2), written.len - 1, vec![vec![0; 2]]);
+    assert!(matches!(behind.await, Err(StoreError::Pack(_))));
+    let missing = store.read_into(name(9), 0, vec![vec![0; 2]]).await;
+    assert!(matches!(missing, Err(StoreError::Missing(_))));
     let mut listed = store.list(1).await.unwrap();
     listed.sort();
     assert_eq!(listed, [(name(1), first.len), (name(2), written.len)]);
