@@ -65,7 +65,7 @@ pub struct Report {
 pub struct ContainerReport {
     /// Its number.
     pub id: u32,
-    /// `opening`, `serving`, `refused` or `stopped`.
+    /// `opening`, `waiting`, `serving`, `refused` or `stopped`.
     pub state: &'static str,
     /// Segments it has; 0 unless serving.
     pub segments: u64,
@@ -107,6 +107,9 @@ impl Inspect {
             match state {
                 ContainerState::Serving(_) => {}
                 ContainerState::Opening => reasons.push(format!("container {id} is opening")),
+                ContainerState::Waiting(why) => {
+                    reasons.push(format!("container {id} can't be opened now: {why}"));
+                }
                 ContainerState::Refused(why) => {
                     reasons.push(format!("container {id} does not start: {why}"));
                 }
@@ -129,6 +132,7 @@ impl Inspect {
         let containers = self.host.states().into_iter().map(|(id, state)| {
             let (state, stats) = match &state {
                 ContainerState::Opening => ("opening", None),
+                ContainerState::Waiting(_) => ("waiting", None),
                 ContainerState::Serving(container) => ("serving", Some(container.stats())),
                 ContainerState::Refused(_) => ("refused", None),
                 ContainerState::Stopped => ("stopped", None),

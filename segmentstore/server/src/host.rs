@@ -2,11 +2,14 @@
 //! a part of all there are; the rest are other stores' matter.
 //!
 //! The port is open before the containers are; whoever asks for one that is still recovering waits for
-//! it. A container whose log is damaged refuses to start and says so, the others serve. A container
+//! it. One that finds a full disk is tried again until there is space. A container whose log is damaged
+//! refuses to start and says so, the others serve. A container
 //! that ends by itself after it served ends the process: what it had under way is unknown, and only
 //! recovery can tell.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sarit_container::{Container, Indexes, MemoryBudget};
 use sarit_env::{Clock, Rng};
@@ -16,16 +19,22 @@ use sarit_storage::Store;
 use sarit_wal::Wal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::Error;
+use crate::{Error, metrics};
+
+/// How often a container is tried again that can't be opened now.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where a container is in its life.
 #[derive(Clone, Debug)]
 pub enum ContainerState {
     /// It reads its log; requests wait.
     Opening,
+    /// It can't be opened for this reason, which may pass: it is tried again, and requests wait.
+    Waiting(Arc<str>),
     /// It serves.
     Serving(Container),
     /// It does not start, for this reason; a human has to look.
@@ -106,15 +115,12 @@ impl Host {
             return Err(Unavailable::Elsewhere);
         }
         let mut state = self.slot(id).subscribe();
-        let settled = state
-            .wait_for(|state| !matches!(state, ContainerState::Opening))
-            .await;
+        let settled = state.wait_for(|state| !is_opening(state)).await;
         match settled.as_deref() {
             Ok(ContainerState::Serving(container)) => Ok(container.clone()),
             Ok(ContainerState::Refused(why)) => Err(Unavailable::Refused(why.clone())),
-            Ok(ContainerState::Opening | ContainerState::Stopped) | Err(_) => {
-                Err(Unavailable::Stopping)
-            }
+            Ok(ContainerState::Opening | ContainerState::Waiting(_) | ContainerState::Stopped)
+            | Err(_) => Err(Unavailable::Stopping),
         }
     }
 
@@ -129,10 +135,17 @@ impl Host {
     pub(crate) async fn settled(&self) {
         for slot in &self.slots {
             let mut state = slot.subscribe();
-            let settled = |state: &ContainerState| !matches!(state, ContainerState::Opening);
+            let settled = |state: &ContainerState| !is_opening(state);
             // The sender is in this very structure.
             let _ = state.wait_for(settled).await;
         }
+    }
+
+    fn count_waiting(&self) {
+        let waiting = |slot: &&watch::Sender<ContainerState>| {
+            matches!(*slot.borrow(), ContainerState::Waiting(_))
+        };
+        metrics::containers_waiting(self.slots.iter().filter(waiting).count());
     }
 
     /// Opens all containers and keeps them until `stop`, then drains and closes them.
@@ -166,19 +179,34 @@ impl Host {
         stop: CancellationToken,
     ) -> Result<(), Error> {
         let slot = self.slot(id);
-        let own = sarit_container::Parts {
-            clock: parts.clock.clone(),
-            rng,
-            memory: parts.memory.clone(),
-            index: parts.index.clone(),
-            storage: parts.storage.clone(),
+        let opened = loop {
+            let own = sarit_container::Parts {
+                clock: parts.clock.clone(),
+                rng: rng.split(),
+                memory: parts.memory.clone(),
+                index: parts.index.clone(),
+                storage: parts.storage.clone(),
+            };
+            let opened = Container::open(id, &parts.wal, own, parts.config.clone()).await;
+            match opened {
+                Err(source) if may_pass(&source) => {
+                    slot.send_if_modified(|state| waits(state, id, &source));
+                    self.count_waiting();
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return Ok(()),
+                        () = sleep(RETRY) => {}
+                    }
+                }
+                opened => break opened,
+            }
         };
-        let opened = Container::open(id, &parts.wal, own, parts.config.clone()).await;
         let (container, mut running) = match opened {
             Ok(opened) => opened,
             Err(source) if is_damage(&source) => {
                 error!(container = %id, %source, "container does not start, its log or its index is damaged");
                 slot.send_replace(ContainerState::Refused(source.to_string().into()));
+                self.count_waiting();
                 stop.cancelled().await;
                 return Ok(());
             }
@@ -186,6 +214,7 @@ impl Host {
         };
         info!(container = %id, "container serves");
         slot.send_replace(ContainerState::Serving(container.clone()));
+        self.count_waiting();
         let ended = tokio::select! {
             biased;
             ended = &mut running => ended,
@@ -203,6 +232,34 @@ impl Host {
             id,
             source: sarit_container::Error::Stopping,
         })
+    }
+}
+
+/// Notes why a container can't be opened now; whether that is news.
+fn waits(state: &mut ContainerState, id: ContainerId, source: &sarit_container::Error) -> bool {
+    let why = source.to_string();
+    if let ContainerState::Waiting(known) = state
+        && **known == *why
+    {
+        return false;
+    }
+    warn!(container = %id, %source, "container can't be opened now, it is tried again");
+    *state = ContainerState::Waiting(why.into());
+    true
+}
+
+fn is_opening(state: &ContainerState) -> bool {
+    matches!(state, ContainerState::Opening | ContainerState::Waiting(_))
+}
+
+/// Whether it may pass by itself: the disk is full, or the index's place does not answer. Opening changes
+/// nothing that a second try would not find or do again.
+fn may_pass(error: &sarit_container::Error) -> bool {
+    use sarit_container::Error as E;
+    match error {
+        E::Wal(sarit_wal::Error::Io { source, .. }) => source.kind() == ErrorKind::StorageFull,
+        E::Index(_) => true,
+        _ => false,
     }
 }
 
