@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use sarit_env::Rng;
+use sarit_tests::appender::{Appender, verify};
 use sarit_tests::clients::{Storm, workspace};
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::watch::{Lives, RESTLESS};
@@ -18,6 +19,14 @@ use sarit_tests::watch::{Lives, RESTLESS};
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// Tries at meeting a moment with appends in flight before a round is given up.
 const MOMENTS_MAX: u32 = 1_000;
+/// Bytes of an event of the slow writer, and its pause between two appends: what it writes is scattered
+/// over many packs, which are then compacted and deleted. Fast writers fill packs of their own.
+const SLOW_SIZE: usize = 1_000;
+const SLOW_PAUSE: Duration = Duration::from_millis(20);
+/// Every so many rounds the life before the kill is long enough for everything that is counted.
+const LONG_EVERY: usize = 3;
+/// Longest that all of it may take on a busy machine.
+const LONG_MAX: Duration = Duration::from_secs(60);
 
 /// Kills `role` at a random moment with appends in flight, restarts it, waits for acknowledgements.
 fn round(
@@ -26,7 +35,11 @@ fn round(
     role: Role,
     rng: &Rng,
     lives: &mut Lives,
+    long: bool,
 ) -> anyhow::Result<()> {
+    if long {
+        Lives::wait(cluster, role, &Lives::ALL, LONG_MAX)?;
+    }
     std::thread::sleep(Duration::from_millis(100 + rng.below(900)));
     if role != Role::Controller {
         lives.add(cluster, role)?;
@@ -72,14 +85,22 @@ fn rounds(name: &str, layout: Layout, roles: &[Role], count: usize) {
         ];
         let log = folder.join("client.log");
         let mut storm = Storm::start(&cluster.uri(), name, &options, &log)?;
+        let address = cluster.store_addr();
+        let slow = Appender::start_paced(&address, "kill/slow", SLOW_SIZE, SLOW_PAUSE);
         for role in roles {
-            for _ in 0..count {
-                round(cluster, &mut storm, *role, &rng, &mut lives)?;
+            for number in 0..count {
+                let long = *role != Role::Controller && number % LONG_EVERY == 0;
+                round(cluster, &mut storm, *role, &rng, &mut lives, long)?;
             }
         }
         let found = storm.verify()?;
-        // Compactions and deletions are counted, not demanded: few rounds are long enough for them.
-        lives.ensure(&["checkpoints", "packs", "lives with cuts"])?;
+        let acked = slow.finish()?;
+        let there = verify(&address, "kill/slow", SLOW_SIZE)?;
+        ensure!(
+            there == acked,
+            "kill/slow: {acked} acknowledged, {there} there"
+        );
+        lives.ensure(&Lives::ALL)?;
         Ok(found)
     };
     match run(&mut cluster) {

@@ -67,7 +67,7 @@ fn sum(page: &str, name: &str) -> f64 {
 }
 
 /// Settings with which flushes, checkpoints, cuts and compactions happen all the time.
-pub const RESTLESS: [&str; 11] = [
+pub const RESTLESS: [&str; 12] = [
     "segmentstore.wal.file_bytes=4MiB",
     "segmentstore.wal.frame_bytes_max=2MiB",
     "segmentstore.container.checkpoint_bytes=1048576",
@@ -77,8 +77,9 @@ pub const RESTLESS: [&str; 11] = [
     "segmentstore.container.flush.period_ms=200",
     "segmentstore.container.flush.compact_ms=200",
     "segmentstore.container.flush.extents=4",
-    "segmentstore.container.flush.grace_ms=1000",
+    "segmentstore.container.flush.grace_ms=200",
     "segmentstore.container.flush.sweep_ms=1000",
+    "segmentstore.index.poll_ms=500",
 ];
 
 /// What a server did in all the lives that a test gave it.
@@ -89,6 +90,14 @@ pub struct Lives {
 }
 
 impl Lives {
+    /// All that is counted.
+    pub const ALL: [&str; 5] = [
+        "checkpoints",
+        "packs",
+        "compacted bytes",
+        "packs deleted",
+        "lives with cuts",
+    ];
     const COUNTERS: [(&str, &str); 4] = [
         ("checkpoints", "segmentstore_checkpoints_total"),
         ("packs", "segmentstore_packs_written_total"),
@@ -105,6 +114,21 @@ impl Lives {
         let cut = kept_from > self.kept_from;
         *self.counted.entry("lives with cuts").or_default() += f64::from(u8::from(cut));
         self.kept_from = kept_from.max(self.kept_from);
+        Ok(())
+    }
+
+    /// Waits until each of these was done in this life, so that its end meets them, and not a start only.
+    pub fn wait(
+        cluster: &Cluster,
+        role: Role,
+        wanted: &[&str],
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        for (what, name) in Self::COUNTERS {
+            if wanted.contains(&what) {
+                until(what, patience, || Ok(metric(cluster, role, name)? > 0.0))?;
+            }
+        }
         Ok(())
     }
 
