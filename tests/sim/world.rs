@@ -24,7 +24,7 @@ use crate::{head, transactions};
 pub(crate) const CONTROLLER: u16 = 9090;
 pub(crate) const STORE: u16 = 12345;
 /// Longest that a world may last, in its own time: a backstop, far above what any needs.
-const WORLD_MAX: Duration = Duration::from_secs(240);
+const WORLD_MAX: Duration = Duration::from_secs(900);
 /// When every world begins, since the Unix epoch.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
