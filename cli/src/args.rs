@@ -145,7 +145,7 @@ pub(crate) struct Standalone {
     /// Address of the segment store as clients reach it, if it is another one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) segmentstore_advertised_addr: Option<String>,
-    /// Long-term storage: file:///dir; by default in the data directory
+    /// Long-term storage: s3://bucket/prefix, file:///dir; by default in the data directory
     #[arg(long, value_name = "URL")]
     pub(crate) storage: Option<String>,
     #[command(flatten)]
@@ -175,7 +175,7 @@ pub(crate) struct SegmentStoreArgs {
     /// Address as clients reach it, if it is another one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) segmentstore_advertised_addr: Option<String>,
-    /// Long-term storage: file:///dir; by default in the data directory
+    /// Long-term storage: s3://bucket/prefix, file:///dir; by default in the data directory
     #[arg(long, value_name = "URL")]
     pub(crate) storage: Option<String>,
     /// Containers of all stores together; fixed when the directory is created

@@ -10,6 +10,7 @@ mod history;
 mod kill;
 mod lifecycle;
 mod power;
+mod s3;
 mod scaling;
 mod soak;
 mod two_stores;

@@ -76,6 +76,16 @@ pub fn schemathesis() -> anyhow::Result<PathBuf> {
     Ok(out.join("bin/schemathesis"))
 }
 
+/// Installs moto, an S3 server, if it is not there yet; returns its command.
+pub fn moto() -> anyhow::Result<PathBuf> {
+    let out = target_dir().join("compat");
+    std::fs::create_dir_all(&out)?;
+    let out = out.join("s3");
+    let mut build = Command::new(repository().join("tests/compat/s3/build"));
+    succeed(build.arg(&out))?;
+    Ok(out.join("bin/moto_server"))
+}
+
 fn succeed(command: &mut Command) -> anyhow::Result<()> {
     // Standard output is the interpreter's path, or nothing: not for the test's own.
     let output = command.stderr(Stdio::inherit()).output();

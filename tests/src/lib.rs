@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod history;
 pub mod lossyfs;
 pub mod raw;
+pub mod s3;
 pub mod scaling;
 pub mod tmpfs;
 pub mod watch;

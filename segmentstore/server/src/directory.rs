@@ -157,7 +157,13 @@ impl Format {
         })
     }
 
-    fn encode(&self) -> Bytes {
+    /// Whether `note`, which a store left in long-term storage, is this store's.
+    pub(crate) fn is_same_store(&self, note: &[u8]) -> bool {
+        serde_json::from_slice::<Self>(note).is_ok_and(|other| other.uuid == self.uuid)
+    }
+
+    /// Returns it as JSON.
+    pub(crate) fn encode(&self) -> Bytes {
         let mut text =
             serde_json::to_vec_pretty(self).expect("numbers and strings have a JSON form");
         text.push(b'\n');

@@ -75,6 +75,17 @@ pub enum Error {
     /// Long-term storage cannot be used.
     #[error("long-term storage: {0}")]
     Storage(sarit_storage::StoreError),
+    /// Long-term storage is in use by another store.
+    #[error(
+        "{storage} is the long-term storage of another segment store, whose FORMAT is {owner}: give each \
+         a prefix of its own"
+    )]
+    ForeignStorage {
+        /// Which place.
+        storage: String,
+        /// What the other store left there.
+        owner: String,
+    },
     /// A container ended by itself.
     #[error("container {id}: {source}")]
     Container {

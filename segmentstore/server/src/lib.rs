@@ -45,7 +45,7 @@ pub use host::ContainerState;
 pub use load::{Meter, Meters};
 
 use crate::connection::Shared;
-use crate::directory::Directory;
+use crate::directory::{Directory, Format};
 use crate::host::Host;
 
 /// Pauses between two tries to reach long-term storage at start.
@@ -262,6 +262,7 @@ impl Store {
             config,
             parts,
             inspect.clone(),
+            directory.format.clone(),
             containers_stop.clone(),
         ));
         let accepted = async {
@@ -298,6 +299,7 @@ async fn open_containers(
     config: Config,
     parts: Parts,
     inspect: Inspect,
+    format: Format,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let wal = inspect
@@ -320,7 +322,7 @@ async fn open_containers(
         biased;
         ended = inspect.host.run(own, stop) => ended,
         error = wal.failed() => Err(error.into()),
-        error = probe(storage, nonce) => Err(error),
+        error = probe(storage, nonce, format) => Err(error),
     }
 }
 
@@ -342,8 +344,9 @@ fn open_storage(config: &Config) -> Result<sarit_storage::Store, Error> {
     Ok(store)
 }
 
-/// Finds out whether long-term storage can be relied on, as soon as it answers. Resolves only if not.
-async fn probe(storage: Option<sarit_storage::Store>, nonce: u128) -> Error {
+/// Finds out whether long-term storage can be relied on and is ours, as soon as it answers. Resolves only
+/// if not.
+async fn probe(storage: Option<sarit_storage::Store>, nonce: u128, format: Format) -> Error {
     let Some(storage) = storage else {
         return std::future::pending().await;
     };
@@ -351,8 +354,19 @@ async fn probe(storage: Option<sarit_storage::Store>, nonce: u128) -> Error {
     // A name for each try: the answer to the one before may have been lost.
     let mut attempt = 0;
     loop {
-        match storage.probe(nonce.wrapping_add(attempt)).await {
-            Ok(()) => break,
+        let fit = storage.probe(nonce.wrapping_add(attempt)).await;
+        let claimed = match fit {
+            Ok(()) => storage.claim(format.encode()).await,
+            Err(source) => Err(source),
+        };
+        match claimed {
+            Ok(note) if format.is_same_store(&note) => break,
+            Ok(note) => {
+                return Error::ForeignStorage {
+                    storage: storage.to_string(),
+                    owner: one_line(&note),
+                };
+            }
             Err(source) if source.is_retryable() => {
                 tracing::warn!(%storage, error = %source, "long-term storage does not answer");
                 tokio::time::sleep(pause).await;
@@ -362,8 +376,15 @@ async fn probe(storage: Option<sarit_storage::Store>, nonce: u128) -> Error {
             Err(source) => return Error::Storage(source),
         }
     }
+    storage.claimed();
     tracing::debug!(%storage, "long-term storage answers");
     std::future::pending().await
+}
+
+/// Returns a note, which was written to be read, as one line.
+fn one_line(note: &[u8]) -> String {
+    let text = String::from_utf8_lossy(note);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 async fn open_log(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<Wal, Error> {

@@ -149,26 +149,35 @@ async fn upload(flusher: &Flusher, id: PackId, planned: &Planned) -> Result<Writ
     }
     let mut upload = store.upload(name).await?;
     let parts = async {
-        for part in parts(&planned.pieces) {
-            let _permit = shared.memory.upload(PART_BYTES).await;
-            add(flusher, &mut writer, &part).await?;
-            let bytes = writer.take_parts();
-            store.part(&mut upload, bytes).await?;
+        let parts = parts(&planned.pieces);
+        let last = parts.len() - 1;
+        let mut permit = None;
+        for (number, part) in parts.iter().enumerate() {
+            drop(permit.take());
+            permit = Some(shared.memory.upload(PART_BYTES).await);
+            add(flusher, &mut writer, part).await?;
+            // Only the last part may be a small one: what ends the pack is in it, too.
+            if number < last {
+                store.part(&mut upload, writer.take_parts()).await?;
+            }
         }
         let pack = writer.finish_with_blocks().map_err(StoreError::from)?;
         store.part(&mut upload, pack.parts.clone()).await?;
+        drop(permit);
         Ok(pack)
     };
-    match parts.await {
-        Ok(pack) => {
-            store.complete(upload).await?;
-            Ok(pack)
-        }
+    let pack = match parts.await {
+        Ok(pack) => store.complete(&mut upload).await.map(|()| pack),
         Err(failure) => {
             store.abort(upload).await;
-            Err(failure)
+            return Err(failure);
         }
+    };
+    if pack.is_err() {
+        // It may be complete all the same: then there is nothing to abort, and it is garbage.
+        store.abort(upload).await;
     }
+    Ok(pack?)
 }
 
 /// Cuts pieces into parts of equal length.

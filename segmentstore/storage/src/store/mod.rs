@@ -5,7 +5,11 @@
 //! an earlier try of their own may have left behind. Every request is bounded in time and counted. No
 //! request is repeated here beyond what the S3 client does within that time: who asks knows how long
 //! it is worth trying.
+//!
+//! A place that is not the data directory could be anybody's: until it is [claimed](Store::claim),
+//! nothing is written or deleted there.
 
+mod claim;
 mod config;
 mod counts;
 mod local;
@@ -17,6 +21,7 @@ mod read;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +50,8 @@ const TAIL_BYTES: u64 = 16 << 10;
 /// Most bytes of one ranged read for blocks.
 pub const READ_BYTES_MAX: u64 = 1 << 20;
 
+const UNCLAIMED: &str = "long-term storage has not answered since the start";
+
 /// What went wrong with a request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -68,6 +75,14 @@ pub enum StoreError {
         /// How long was waited.
         seconds: u64,
     },
+    /// It is not known yet whether this place is ours to write to.
+    #[error("{operation} {name}: {UNCLAIMED}")]
+    Unclaimed {
+        /// What was asked.
+        operation: &'static str,
+        /// Of which object.
+        name: String,
+    },
     /// There is no such object.
     #[error("{0} does not exist")]
     Missing(String),
@@ -88,7 +103,10 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same request may succeed if made again.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::TimedOut { .. })
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Unclaimed { .. }
+        )
     }
 }
 
@@ -103,12 +121,14 @@ struct Inner {
     prefix: Option<Path>,
     description: String,
     counts: Counts,
+    /// Whether it may be written to.
+    claimed: AtomicBool,
 }
 
-/// A pack being uploaded in parts. Dropping it leaves parts that the store cleans up in its own time.
+/// An object being uploaded in parts. Dropping it leaves parts that the store cleans up in its own time.
 #[derive(Debug)]
 pub struct Upload {
-    name: PackName,
+    path: Path,
     parts: Box<dyn MultipartUpload>,
 }
 
@@ -140,7 +160,25 @@ impl Store {
             prefix,
             description,
             counts: Counts::new(),
+            claimed: AtomicBool::new(true),
         }))
+    }
+
+    /// Has nothing written or deleted until it is claimed.
+    fn unclaimed(self) -> Self {
+        self.0.claimed.store(false, Ordering::Release);
+        self
+    }
+
+    /// Fails until it is known that this place is ours.
+    fn check_claimed(&self, operation: Operation, path: &Path) -> Result<(), StoreError> {
+        if self.0.claimed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(StoreError::Unclaimed {
+            operation: operation.name(),
+            name: path.to_string(),
+        })
     }
 
     /// Returns the store itself, for those who keep other objects in it, and what their names have to
@@ -160,6 +198,7 @@ impl Store {
     /// [`StoreError::Taken`]; retryable ones, after which it may or may not exist.
     pub async fn put(&self, name: PackName, parts: Vec<Bytes>) -> Result<(), StoreError> {
         let path = self.path(&name.to_string());
+        self.check_claimed(Operation::Put, &path)?;
         let payload: PutPayload = parts.iter().cloned().collect();
         let bytes = payload.content_length() as u64;
         let options = PutOptions::from(PutMode::Create);
@@ -179,11 +218,15 @@ impl Store {
     /// # Errors
     /// Retryable ones.
     pub async fn upload(&self, name: PackName) -> Result<Upload, StoreError> {
-        let path = self.path(&name.to_string());
+        self.begin(self.path(&name.to_string())).await
+    }
+
+    async fn begin(&self, path: Path) -> Result<Upload, StoreError> {
+        self.check_claimed(Operation::Begin, &path)?;
         let begin = self.0.objects.put_multipart(&path);
         let parts = self.request(Operation::Begin, &path, 0, begin).await;
         let parts = parts.map_err(|refusal| refusal.into_error(&path))?;
-        Ok(Upload { name, parts })
+        Ok(Upload { path, parts })
     }
 
     /// Uploads the next part; all but the last have the same length, at least 5 MiB.
@@ -191,7 +234,7 @@ impl Store {
     /// # Errors
     /// Retryable ones; the upload has to begin anew.
     pub async fn part(&self, upload: &mut Upload, parts: Vec<Bytes>) -> Result<(), StoreError> {
-        let path = self.path(&upload.name.to_string());
+        let path = upload.path.clone();
         let payload: PutPayload = parts.into_iter().collect();
         let bytes = payload.content_length() as u64;
         let part = upload.parts.put_part(payload);
@@ -206,9 +249,10 @@ impl Store {
     /// A name is given out once and only to its owner, so nothing can be written over here.
     ///
     /// # Errors
-    /// Retryable ones, after which it may or may not exist.
-    pub async fn complete(&self, mut upload: Upload) -> Result<(), StoreError> {
-        let path = self.path(&upload.name.to_string());
+    /// Retryable ones, after which it may or may not exist; then [abort](Self::abort) it, so that no
+    /// parts are left behind.
+    pub async fn complete(&self, upload: &mut Upload) -> Result<(), StoreError> {
+        let path = upload.path.clone();
         let complete = upload.parts.complete();
         let done = self.request(Operation::Complete, &path, 0, complete).await;
         done.map(drop).map_err(|refusal| refusal.into_error(&path))
@@ -216,7 +260,7 @@ impl Store {
 
     /// Ends an upload in parts without a pack, as far as the store can be reached.
     pub async fn abort(&self, mut upload: Upload) {
-        let path = self.path(&upload.name.to_string());
+        let path = upload.path.clone();
         let abort = upload.parts.abort();
         if let Err(refusal) = self.request(Operation::Abort, &path, 0, abort).await {
             let error = refusal.into_error(&path);
@@ -316,6 +360,7 @@ impl Store {
     /// Retryable ones.
     pub async fn delete(&self, name: PackName) -> Result<(), StoreError> {
         let path = self.path(&name.to_string());
+        self.check_claimed(Operation::Delete, &path)?;
         let delete = self.0.objects.delete(&path);
         match self.request(Operation::Delete, &path, 0, delete).await {
             Ok(()) | Err(Refusal::Missing) => Ok(()),
@@ -369,17 +414,21 @@ impl Store {
     }
 
     fn name(&self, path: &Path) -> Option<PackName> {
+        self.below(path)?.parse().ok()
+    }
+
+    /// Returns what stands behind the prefix.
+    fn below(&self, path: &Path) -> Option<String> {
         let name: Path = match &self.0.prefix {
             Some(prefix) => path.prefix_match(prefix)?.collect(),
             None => path.clone(),
         };
-        name.as_ref().parse().ok()
+        Some(name.to_string())
     }
 
     /// Finds out whether the object that has the name is the one that was to be written: the footer
     /// covers index and runs with its checksums.
     async fn compare(&self, name: PackName, bytes: u64, parts: &[Bytes]) -> Result<(), StoreError> {
-        let ours = parts.concat();
         let (len, _, tail) = match self.tail(name, FOOTER_BYTES as u64).await {
             Ok(found) => found,
             Err(StoreError::Pack(_)) => return Err(StoreError::Taken(name.to_string())),
@@ -394,7 +443,8 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        if len == bytes && ours.ends_with(&tail) {
+        let end = parts.iter().rev().flat_map(|part| part.iter().rev());
+        if len == bytes && end.take(tail.len()).eq(tail.iter().rev()) {
             return Ok(());
         }
         Err(StoreError::Taken(name.to_string()))

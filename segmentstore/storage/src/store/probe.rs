@@ -36,6 +36,7 @@ impl Store {
                         "it does not heed conditional puts: {path} was created twice"
                     )));
                 }
+                (_, Err(Refusal::Missing)) => return Err(self.no_bucket()),
                 // An earlier try of this very request, whose answer was lost, can be the reason.
                 (_, Err(refusal)) => return Err(refusal.into_error(path)),
             }

@@ -49,7 +49,7 @@ async fn conforms(store: &Store) {
     }
     let written = writer.finish_with_blocks().unwrap();
     store.part(&mut upload, written.parts).await.unwrap();
-    store.complete(upload).await.unwrap();
+    store.complete(&mut upload).await.unwrap();
     let blocks = store.blocks(name(2)).await.unwrap();
     let bytes = store.read(name(2), blocks.range(39)).await.unwrap();
     blocks.check(39, &bytes).unwrap();
@@ -152,4 +152,52 @@ fn settings_that_make_no_sense_are_refused() {
         let refused = Store::open(&config, FilePath::new("."));
         assert!(matches!(refused, Err(StoreError::Config(_))), "{url}");
     }
+    let config = Config {
+        url: Some("s3://bucket/a/b".to_owned()),
+        endpoint: Some("http://127.0.0.1:1".to_owned()),
+        secret_access_key: Some("hush".to_owned()),
+        access_key_id: Some("id".to_owned()),
+        ..Config::default()
+    };
+    let store = Store::open(&config, FilePath::new(".")).unwrap();
+    assert_eq!(store.to_string(), "s3://bucket/a/b");
+    assert_eq!(store.path("x/y").as_ref(), "a/b/x/y");
+    assert_eq!(store.name(&store.path(&name(1).to_string())), Some(name(1)));
+    assert!(!format!("{config:?}").contains("hush"));
+    // Unencrypted to elsewhere: only if told so.
+    let endpoint = |host: &str, allow_http| {
+        let endpoint = Some(format!("http://{host}:9000"));
+        let config = Config {
+            endpoint,
+            allow_http,
+            ..config.clone()
+        };
+        Store::open(&config, FilePath::new("."))
+    };
+    for host in ["localhost", "127.0.0.2", "[::1]"] {
+        endpoint(host, Some(false)).unwrap();
+    }
+    let refused = endpoint("storage.example", Some(false)).unwrap_err();
+    assert!(refused.to_string().contains("allow_http"), "{refused}");
+    endpoint("storage.example", Some(true)).unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_place_that_was_not_claimed() {
+    let (_, store) = memory();
+    let store = store.unclaimed();
+    let pack = pack(1, 1);
+    let early = store.put(pack.name, pack.parts.clone()).await.unwrap_err();
+    assert!(early.is_retryable(), "{early}");
+    assert!(store.upload(pack.name).await.is_err());
+    assert!(store.delete(pack.name).await.is_err());
+    assert_eq!(store.list_all().await.unwrap(), []);
+    assert_eq!(store.note().await.unwrap(), None);
+    for note in ["first", "second"] {
+        let found = store.claim(Bytes::from(note)).await.unwrap();
+        assert_eq!(found, "first");
+    }
+    store.claimed();
+    store.put(pack.name, pack.parts).await.unwrap();
+    assert_eq!(store.list_all().await.unwrap().len(), 1);
 }

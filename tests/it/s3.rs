@@ -1,0 +1,215 @@
+//! History in S3: more than memory, with a server that is killed, and a store that refuses, stalls, or
+//! lies.
+//!
+//! `SARIT_S3_MIB=20480` writes more than CI does, and stalls for longer than a request may take.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "drives real processes in real time"
+)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use sarit_proto::wire::command::ReadSegment;
+use sarit_tests::appender::{Appender, bounds, verify};
+use sarit_tests::clients::workspace;
+use sarit_tests::cluster::{Cluster, Layout, Role};
+use sarit_tests::raw::Connection;
+use sarit_tests::s3::{Proxy, S3Server};
+use sarit_tests::watch::{MemoryWatch, labelled_metric, metric, until};
+
+/// Megabytes in CI.
+const CI_MIB: u64 = 160;
+const SIZE: usize = 32_000;
+/// What the process may take: its default budget, and what a process needs besides.
+const RSS_MAX: u64 = (256 + 150) << 20;
+/// Least share of the bytes read that must come from long-term storage.
+const FROM_PACKS: f64 = 0.99;
+/// How long nobody is answered: in CI, and with more to write, when requests are given up.
+const STALL: Duration = Duration::from_secs(5);
+const STALL_LONG: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two appends of a writer in CI: about what the store behind takes on a busy machine.
+const PAUSE: Duration = Duration::from_millis(8);
+
+const STORE: Role = Role::Standalone;
+
+fn start(name: &str) -> anyhow::Result<(S3Server, Proxy, std::path::PathBuf)> {
+    let folder = workspace(name)?;
+    let server = S3Server::start(&folder)?;
+    let proxy = Proxy::start(&server)?;
+    Ok((server, proxy, folder))
+}
+
+/// Waits until so many bytes are acknowledged, all writers together.
+fn wait_written(appenders: &[Appender], bytes: u64) -> anyhow::Result<()> {
+    let patience = PATIENCE * (1 + (bytes >> 30) as u32);
+    until("it is written", patience, || {
+        let events: i64 = appenders.iter().map(Appender::acked).sum();
+        Ok(events as u64 * SIZE as u64 >= bytes)
+    })
+}
+
+fn memory(cluster: &Cluster, watch: &MemoryWatch) -> anyhow::Result<u64> {
+    // The kernel's own high-water mark sees what lies between two looks.
+    let peak = cluster.rss_peak().max(watch.largest());
+    ensure!(peak <= RSS_MAX, "{} MiB of memory", peak >> 20);
+    Ok(peak >> 20)
+}
+
+/// What cannot be read now ends the reader's connection, and nothing else.
+fn read_in_vain(cluster: &Cluster, segment: &str) -> anyhow::Result<()> {
+    let address = cluster.store_addr();
+    let mut connection = Connection::greet(&address)?;
+    let (start, length) = bounds(&mut connection, segment)?;
+    let read = ReadSegment {
+        segment: segment.to_owned(),
+        offset: start + (length - start) / 3,
+        suggested_length: 100_000,
+        token: String::new(),
+        request_id: 9,
+    };
+    let answer = connection.ask(read);
+    ensure!(answer.is_err(), "read without a store: {answer:?}");
+    bounds(&mut Connection::greet(&address)?, segment)?;
+    Ok(())
+}
+
+fn weather(
+    cluster: &mut Cluster,
+    proxy: &Proxy,
+    bytes: u64,
+    stall: Duration,
+) -> anyhow::Result<String> {
+    let address = cluster.store_addr();
+    let pause = if stall > STALL { Duration::ZERO } else { PAUSE };
+    let appenders: Vec<_> = ["s3/a", "s3/b", "s3/c", "s3/d"]
+        .map(|segment| Appender::start_paced(&address, segment, SIZE, pause))
+        .into();
+    let watch = MemoryWatch::start(cluster.pids()[0]);
+    wait_written(&appenders, bytes / 4)?;
+    // One request in five is refused, and the server is killed.
+    proxy.refuse(200);
+    wait_written(&appenders, bytes / 2)?;
+    let mut largest = memory(cluster, &watch)?;
+    cluster.kill(STORE)?;
+    cluster.restart_all()?;
+    let watch = MemoryWatch::start(cluster.pids()[0]);
+    wait_written(&appenders, 3 * bytes / 4)?;
+    // Nobody is answered, and appends go on.
+    proxy.refuse(0);
+    proxy.stall(true);
+    let stalled = Instant::now();
+    wait_written(&appenders, bytes)?;
+    until("requests hang", PATIENCE, || Ok(proxy.counts().2 > 0))?;
+    std::thread::sleep(stall.saturating_sub(stalled.elapsed()));
+    proxy.stall(false);
+    proxy.refuse(1000);
+    until("failures are counted", PATIENCE, || {
+        Ok(metric(cluster, STORE, "segmentstore_flush_failures_total")? > 0.0)
+    })?;
+    proxy.refuse(0);
+    for appender in &appenders {
+        appender.stop();
+    }
+    let mut written = Vec::new();
+    for appender in appenders {
+        let segment = appender.segment().to_owned();
+        written.push((segment, appender.finish()?));
+    }
+    until("all is flushed", PATIENCE, || {
+        Ok(metric(cluster, STORE, "segmentstore_unflushed_bytes")? == 0.0)
+    })?;
+    largest = largest.max(memory(cluster, &watch)?);
+    cluster.kill(STORE)?;
+    cluster.restart_all()?;
+    let watch = MemoryWatch::start(cluster.pids()[0]);
+    proxy.refuse(1000);
+    read_in_vain(cluster, "s3/a")?;
+    proxy.refuse(0);
+    let mut events = 0;
+    for (segment, acked) in &written {
+        let there = verify(&address, segment, SIZE)?;
+        ensure!(
+            there == *acked,
+            "{segment}: {acked} acknowledged, {there} there"
+        );
+        events += there;
+    }
+    let name = "segmentstore_read_bytes_total";
+    let packs = labelled_metric(cluster, STORE, name, "source=\"packs\"")?;
+    let share = packs / metric(cluster, STORE, name)?;
+    let all = events as u64 * SIZE as u64;
+    ensure!(packs >= all as f64, "only {packs} bytes came from packs");
+    ensure!(share >= FROM_PACKS, "{share} of the bytes came from packs");
+    largest = largest.max(memory(cluster, &watch)?);
+    let (requests, refusals, stalls) = proxy.counts();
+    ensure!(refusals > 0 && stalls > 0, "the weather was fine");
+    let share = 100.0 * share;
+    Ok(format!(
+        "{} MiB, {requests} requests, {refusals} refused, {stalls} stalled, {largest} MiB of memory at \
+         most, {share:.2} % read from packs",
+        all >> 20
+    ))
+}
+
+#[test]
+fn history_in_s3_survives_kills_refusals_and_stalls() {
+    let begin = Instant::now();
+    let mib = std::env::var("SARIT_S3_MIB").ok();
+    let mib = mib.and_then(|text| text.parse().ok()).unwrap_or(CI_MIB);
+    let stall = if mib > CI_MIB { STALL_LONG } else { STALL };
+    let (_server, proxy, folder) = start("s3").expect("an S3 server");
+    let mut settings = proxy.settings("history/of");
+    settings.push("segmentstore.container.flush.period_ms=2000".to_owned());
+    let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+    let data = folder.join("data");
+    let mut cluster = Cluster::start(Layout::Standalone, &data, &folder, &settings).expect("it");
+    match weather(&mut cluster, &proxy, mib << 20, stall) {
+        Ok(done) => println!("s3: {done}, {:.0} s", begin.elapsed().as_secs_f64()),
+        Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
+    }
+    // Large, and nobody looks at it again.
+    drop(cluster);
+    let _ = std::fs::remove_dir_all(data);
+    let _ = std::fs::remove_dir_all(folder.join("s3"));
+}
+
+/// Starts a server that must not go on, and returns its last words.
+fn refused(folder: &std::path::Path, data: &str, settings: &[String]) -> anyhow::Result<String> {
+    let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+    let data = folder.join(data);
+    let mut cluster = Cluster::launch(Layout::Standalone, &data, folder, &settings)?;
+    let status = cluster.wait_exit(STORE, Duration::from_secs(60))?;
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    let log = std::fs::read_to_string(folder.join("standalone.log"))?;
+    Ok(log.lines().last().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_store_that_cannot_be_relied_on_is_refused_with_a_sentence() {
+    let run = || -> anyhow::Result<()> {
+        let (_server, proxy, folder) = start("s3-refused")?;
+        // A place in use.
+        let settings = proxy.settings("ours");
+        let first: Vec<_> = settings.iter().map(String::as_str).collect();
+        let data = folder.join("first");
+        let cluster = Cluster::start(Layout::Standalone, &data, &folder, &first)?;
+        until("the place is taken", PATIENCE, || Ok(proxy.counts().0 >= 5))?;
+        drop(cluster);
+        let said = refused(&folder, "second", &settings)?;
+        ensure!(said.contains("of another segment store"), "{said}");
+        // No such bucket.
+        let mut elsewhere = settings.clone();
+        elsewhere[0] = "segmentstore.storage.url=s3://not-there/ours".to_owned();
+        let said = refused(&folder, "third", &elsewhere)?;
+        ensure!(said.contains("there is no such bucket"), "{said}");
+        // A store that lies.
+        proxy.ignore_conditions();
+        let said = refused(&folder, "fourth", &proxy.settings("other"))?;
+        ensure!(said.contains("does not heed conditional puts"), "{said}");
+        Ok(())
+    };
+    run().unwrap_or_else(|error| panic!("{error:#}"));
+}
