@@ -233,7 +233,22 @@ pub(crate) enum AdminVerb {
         #[command(subcommand)]
         verb: PacksVerb,
     },
-    /// Read every byte in long-term storage and check it
+    /// Show what a container's index and log say, while no server runs
+    Container {
+        #[command(subcommand)]
+        verb: ContainerVerb,
+    },
+    /// Make a data directory anew from long-term storage, when the log is lost
+    #[command(
+        after_help = "Restored is what was flushed, as far as the last copy of the index tells its names; see\n\
+                      docs/operations.md for what is not. The server that is lost must not run any more.\n\n\
+                      Example:\n  sarit admin recover-from-storage --data ./data --storage s3://bucket/prefix"
+    )]
+    RecoverFromStorage {
+        #[command(flatten)]
+        storage: StorageArgs,
+    },
+    /// Read every byte in long-term storage and check it, and what the index says of it
     #[command(after_help = "Example:\n  sarit admin fsck --data ./data")]
     Fsck {
         #[command(flatten)]
@@ -241,6 +256,23 @@ pub(crate) enum AdminVerb {
         /// Only packs of this container
         #[arg(long, value_name = "N")]
         container: Option<u32>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainerVerb {
+    /// Its checkpoint, its log, its packs, its segments
+    #[command(after_help = "Example:\n  sarit admin container show 0 --data ./data")]
+    Show {
+        /// Its number
+        #[arg(value_name = "N")]
+        container: u32,
+        /// Data directory of a segment store or of a standalone server; no server may run on it
+        #[arg(long, value_name = "DIR", default_value = "data")]
+        data: PathBuf,
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
     },
 }
 

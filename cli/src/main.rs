@@ -1,11 +1,12 @@
 //! `sarit`: the server processes and every verb a person or a script uses on them.
 //!
 //! [`args`] says what can be asked, [`serve`] runs servers, [`admin`], [`write`] and [`read`] are
-//! clients as are [`elastic`], [`txn`], [`group`], [`table`] and [`top`], [`metadata`] works
-//! on a server's files, [`demo`] is both. Exit codes are in [`exit`].
+//! clients as are [`elastic`], [`txn`], [`group`], [`table`] and [`top`], [`metadata`], [`container`] and [`packs`]
+//! work on a server's files, [`demo`] is both. Exit codes are in [`exit`].
 
 mod admin;
 mod args;
+mod container;
 mod demo;
 mod elastic;
 mod exit;

@@ -1,9 +1,12 @@
 //! `sarit admin packs` and `sarit admin fsck`: what long-term storage holds, read as it lies there. No
 //! server is needed, and none is disturbed: objects never change.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use sarit_container::Reference;
+use sarit_segmentstore::Offline;
 use sarit_storage::{BLOCK_BYTES, Blocks, Config, PackName, Run, Store, StoreError};
 use serde_json::json;
 
@@ -12,6 +15,8 @@ use crate::exit::{Exit, Failure};
 
 /// Bytes read at once.
 const READ_BYTES: u64 = 4 * BLOCK_BYTES;
+/// Wrong references of a container that are printed; all are counted.
+const WRONG_MAX: usize = 20;
 
 /// Runs `sarit admin`.
 pub(crate) async fn admin(verb: AdminVerb) -> anyhow::Result<()> {
@@ -21,6 +26,8 @@ pub(crate) async fn admin(verb: AdminVerb) -> anyhow::Result<()> {
             PacksVerb::Dump { pack, storage } => dump(&storage, &pack).await,
         },
         AdminVerb::Metadata { verb } => crate::metadata::run(verb).await,
+        AdminVerb::Container { verb } => crate::container::run(verb).await,
+        AdminVerb::RecoverFromStorage { storage } => crate::container::recover(&storage).await,
         AdminVerb::Fsck { storage, container } => fsck(&storage, container).await,
     }
 }
@@ -30,10 +37,17 @@ fn open(args: &StorageArgs) -> anyhow::Result<Store> {
         url: args.storage.clone(),
         ..Config::default()
     };
-    // Either the directory of a store, or that of a standalone server.
-    let nested = args.data.join("segmentstore");
-    let dir: &Path = if nested.is_dir() { &nested } else { &args.data };
-    Store::open(&config, dir).context("open long-term storage")
+    Store::open(&config, &directory(&args.data)).context("open long-term storage")
+}
+
+/// Either the directory of a store, or that of a standalone server.
+pub(crate) fn directory(data: &Path) -> PathBuf {
+    let nested = data.join("segmentstore");
+    if nested.is_dir() || data.join("controller").is_dir() {
+        nested
+    } else {
+        data.to_owned()
+    }
 }
 
 async fn listed(store: &Store, container: Option<u32>) -> anyhow::Result<Vec<(PackName, u64)>> {
@@ -111,38 +125,159 @@ async fn dump(args: &StorageArgs, pack: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads every byte of every pack and checks it.
+/// Reads every byte of every pack and checks it, then what the index says of them.
 async fn fsck(args: &StorageArgs, container: Option<u32>) -> anyhow::Result<()> {
     let store = open(args)?;
     let (mut count, mut bytes, mut damaged) = (0_u64, 0, 0_u64);
+    let mut packs = BTreeMap::new();
     for (name, len) in listed(&store, container).await? {
         count += 1;
         bytes += len;
         match check(&store, name).await {
-            Ok(()) => {}
+            Ok(end) => {
+                packs.insert(name, Some(end));
+            }
             Err(error) if error.is_retryable() => return Err(error.into()),
             Err(error) => {
                 damaged += 1;
+                packs.insert(name, None);
                 println!("{name}: {error}");
             }
         }
     }
+    let references = references(args, container, &packs).await?;
     if args.json {
         println!(
             "{}",
-            json!({ "packs": count, "bytes": bytes, "damaged": damaged })
+            json!({ "packs": count, "bytes": bytes, "damaged": damaged, "references": references.as_ref().map(References::json) })
         );
     } else {
         println!("{count} packs with {bytes} bytes read, {damaged} damaged");
+        match &references {
+            Some(found) => println!("{found}"),
+            None => println!("no index here: what refers to packs was not compared"),
+        }
     }
     if damaged > 0 {
         let message = format!("{damaged} of {count} packs are damaged");
         return Err(Failure::error(Exit::Failed, message));
     }
+    if let Some(found) = references
+        && found.missing + found.beyond > 0
+    {
+        let message = "the index refers to what is not there";
+        return Err(Failure::error(Exit::Failed, message));
+    }
     Ok(())
 }
 
-async fn check(store: &Store, name: PackName) -> Result<(), StoreError> {
+/// What indexes refer to, held against the packs that are there.
+#[derive(Debug, Default)]
+struct References {
+    extents: u64,
+    /// Those of packs that are not there.
+    missing: u64,
+    /// Those that lie beyond a pack's last byte.
+    beyond: u64,
+    /// Packs that no index refers to.
+    unreferenced: u64,
+}
+
+impl References {
+    fn json(&self) -> serde_json::Value {
+        let Self {
+            extents,
+            missing,
+            beyond,
+            unreferenced,
+        } = self;
+        json!({ "extents": extents, "missing": missing, "beyond": beyond, "unreferenced_packs": unreferenced })
+    }
+}
+
+impl std::fmt::Display for References {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            extents,
+            missing,
+            beyond,
+            unreferenced,
+        } = self;
+        write!(
+            f,
+            "{extents} extents in the index, {missing} of packs that are missing, {beyond} beyond the end of \
+             theirs; {unreferenced} packs that it does not refer to: newer than its checkpoint, or to be deleted"
+        )
+    }
+}
+
+/// Compares the indexes with the packs; `None` if there is no data directory.
+async fn references(
+    args: &StorageArgs,
+    container: Option<u32>,
+    packs: &BTreeMap<PackName, Option<u64>>,
+) -> anyhow::Result<Option<References>> {
+    let dir = directory(&args.data);
+    let opened = match Offline::open(&dir).await {
+        Err(error @ sarit_segmentstore::Error::Locked { .. }) => {
+            eprintln!("{error}: what its index refers to was not compared");
+            return Ok(None);
+        }
+        opened => opened?,
+    };
+    let Some(offline) = opened else {
+        return Ok(None);
+    };
+    let mut found = References::default();
+    let mut referenced = BTreeSet::new();
+    let all = offline.containers();
+    for number in all.filter(|number| container.is_none_or(|only| only == *number)) {
+        let index = offline.index(number).await?;
+        let mut wrong = Vec::new();
+        index
+            .references(|reference| {
+                found.extents += 1;
+                let end = u64::from(reference.position) + u64::from(reference.length);
+                let name = reference.pack.name(number).ok();
+                referenced.extend(name);
+                match name.and_then(|name| packs.get(&name)) {
+                    None => {
+                        found.missing += 1;
+                        wrong.push((reference, "which is missing"));
+                    }
+                    Some(Some(last)) if end > *last => {
+                        found.beyond += 1;
+                        wrong.push((reference, "beyond its last byte"));
+                    }
+                    Some(_) => {}
+                }
+                wrong.truncate(WRONG_MAX);
+            })
+            .await?;
+        for (reference, what) in wrong {
+            let Reference {
+                segment,
+                offset,
+                pack,
+                position,
+                length,
+            } = reference;
+            println!(
+                "container {number}, segment {segment} from {offset}: {length} bytes at {position} of pack \
+                 {pack}, {what}"
+            );
+        }
+        index.close().await;
+    }
+    found.unreferenced = packs
+        .keys()
+        .filter(|name| !referenced.contains(*name))
+        .count() as u64;
+    Ok(Some(found))
+}
+
+/// Reads a pack and checks it; returns where the bytes of segments end in it.
+async fn check(store: &Store, name: PackName) -> Result<u64, StoreError> {
     let (_, _, index) = store.index(name).await?;
     let blocks: Blocks = store.blocks(name).await?;
     let (mut block, mut at) = (0, 0);
@@ -170,5 +305,6 @@ async fn check(store: &Store, name: PackName) -> Result<(), StoreError> {
             runs.next();
         }
     }
-    Ok(())
+    let data = index.runs().iter().filter(|run| run.segment != u64::MAX);
+    Ok(data.map(|run| run.range().end).max().unwrap_or(0))
 }

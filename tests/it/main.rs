@@ -10,6 +10,7 @@ mod history;
 mod kill;
 mod lifecycle;
 mod power;
+mod recover;
 mod s3;
 mod scaling;
 mod soak;

@@ -210,6 +210,7 @@ impl World {
                 config.container.flush = flush;
                 config.container.checkpoint_bytes = 256 << 10;
                 config.container.check_cuts = true;
+                config.container.export_seconds = 1;
                 config.index.engine = Engine::Snapshot;
                 let disk: Arc<dyn Disk> = Arc::new(disk);
                 let parts = sarit_segmentstore::Parts {

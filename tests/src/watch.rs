@@ -72,6 +72,7 @@ pub const RESTLESS: [&str; 12] = [
     "segmentstore.wal.frame_bytes_max=2MiB",
     "segmentstore.container.checkpoint_bytes=1048576",
     "segmentstore.container.checkpoint_seconds=2",
+    "segmentstore.container.export_seconds=2",
     "segmentstore.container.flush.bytes=524288",
     "segmentstore.container.flush.big_bytes=262144",
     "segmentstore.container.flush.period_ms=200",

@@ -12,6 +12,7 @@ use sarit_wal::FrameNo;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::export::Exports;
 use crate::index::Batch;
 use crate::index::entries::Applied;
 use crate::pipeline::{Request, Wish};
@@ -85,6 +86,8 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
     }
     let (mut last, mut last_eviction) = (Instant::now(), Instant::now());
     let mut hand = Sid(0);
+    let mut exports = Exports::new(&shared);
+    let mut indexed = Applied::of(&*shared.index).await?;
     loop {
         let hurry = triggers.hurry.load(Ordering::Relaxed);
         tokio::select! {
@@ -108,6 +111,9 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
         }
         last = Instant::now();
         if shared.state.read().dirty.is_empty() {
+            if let Some(applied) = indexed {
+                export(&shared, &mut exports, applied).await;
+            }
             continue;
         }
         let Some(applied) = checkpoint(&shared).await? else {
@@ -117,8 +123,26 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
             return Ok(());
         }
         truncate(&shared, applied).await?;
+        indexed = Some(applied);
+        if let Some(tier) = &shared.tier {
+            tier.indexed(applied.frame);
+        }
+        export(&shared, &mut exports, applied).await;
         hand = residents::evict(&shared, hand).await;
         last_eviction = Instant::now();
+    }
+}
+
+/// Copies the index to long-term storage, if it is time to. Not while the log is full: a checkpoint is
+/// more urgent then.
+async fn export(shared: &Arc<Shared>, exports: &mut Exports, applied: Applied) {
+    if shared.checkpoints.hurry.load(Ordering::Relaxed) {
+        return;
+    }
+    tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => {}
+        () = exports.make(shared, applied) => {}
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Config {
     pub checkpoint_segments: usize,
     /// Seconds after which a checkpoint is made, if there were changes.
     pub checkpoint_seconds: u64,
+    /// Seconds between two copies of the index to long-term storage, from which it is rebuilt should the
+    /// log be lost; 0: never. More often: less is lost then, at the price of writing all of the index.
+    pub export_seconds: u64,
     /// Segments kept in memory although nobody uses them. Others are brought back from the index when
     /// they are asked for, which costs a few lookups; each kept costs about 500 bytes.
     pub resident_segments: usize,
@@ -90,6 +93,7 @@ impl Default for Config {
             checkpoint_bytes: 64 << 20,
             checkpoint_segments: 20_000,
             checkpoint_seconds: 60,
+            export_seconds: 300,
             resident_segments: 10_000,
             check_cuts: false,
             flush: Flush::default(),

@@ -9,7 +9,8 @@
 //!
 //! A checkpoint writes what changed to the [index](Indexes), and the log is cut behind it, as far as it
 //! holds no bytes of segments that lie nowhere else: `flush` moves these to long-term storage, in packs,
-//! and `read::blocks` reads them from there. A table that is in use is whole in
+//! and `read::blocks` reads them from there. Copies of the index go there, too (`export`), so that a lost
+//! log does not cost everything (`rebuild`). A table that is in use is whole in
 //! memory.
 
 mod append;
@@ -17,15 +18,18 @@ mod checkpoint;
 mod config;
 mod container;
 mod error;
+mod export;
 mod flush;
 mod index;
 mod info;
+mod inspect;
 mod lifecycle;
 mod memory;
 mod metrics;
 mod operation;
 mod pipeline;
 mod read;
+mod rebuild;
 mod recovery;
 mod residents;
 mod shared;
@@ -40,7 +44,9 @@ pub use container::Container;
 pub use error::Error;
 pub use index::{Indexes, SlateStore, SnapshotMemory};
 pub use info::{AttributeUpdate, ContainerStats, Kind, Read, SegmentInfo, TableInfo};
+pub use inspect::{CheckpointReport, Inspector, PackReport, Reference, SegmentReport};
 pub use lifecycle::{Parts, Running};
 pub use memory::{ConnectionCredit, MemoryBudget, MemoryUsage, Permit};
+pub use rebuild::{Rebuilt, rebuild};
 pub use sarit_proto::ids::Offset;
 pub use tables::{Delta, Page};

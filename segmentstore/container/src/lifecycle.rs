@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::Triggers;
 use crate::flush::{Flusher, Tier};
+use crate::index::entries::Applied;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Request};
 use crate::read::ahead::Ahead;
@@ -100,7 +101,12 @@ pub(crate) async fn open(
         elapsed = ?started.elapsed(),
         "container recovered"
     );
-    let tier = storage.map(|store| Arc::new(Tier::new(store, epoch.0)));
+    let indexed = Applied::of(&*index).await?;
+    let tier = storage.map(|store| {
+        let exports = config.export_seconds > 0;
+        let indexed = indexed.map_or(0, |applied| applied.frame);
+        Arc::new(Tier::new(store, epoch.0, indexed, exports))
+    });
     let garbage = state.usage.take_garbage();
     if let Some(tier) = &tier {
         tier.unreferenced(garbage);

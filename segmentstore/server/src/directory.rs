@@ -31,7 +31,7 @@ use crate::Error;
 const VERSION: u32 = 2;
 const VERSION_OF_PART: u32 = 3;
 /// Far more than FORMAT ever has.
-const FORMAT_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const FORMAT_BYTES_MAX: u64 = 64 << 10;
 
 /// A data directory that is ours until dropped.
 #[derive(Debug)]
@@ -126,6 +126,58 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// Locks a directory that is to become the one of `format`, and is not another one's.
+    pub(crate) async fn recover(
+        disk: &dyn Disk,
+        dir: &Path,
+        format: &Format,
+    ) -> Result<Self, Error> {
+        let io = |what: &str, path: &Path| {
+            let what = format!("{what} {}", path.display());
+            move |source| Error::Io { what, source }
+        };
+        disk.create_dir_all(dir)
+            .await
+            .map_err(io("create the data directory", dir))?;
+        let lock = dir.join("LOCK");
+        let lock = lock_patiently(disk, &lock)
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::WouldBlock => Error::Locked {
+                    dir: dir.to_owned(),
+                },
+                _ => io("lock", &lock)(source),
+            })?;
+        let file = dir.join("FORMAT");
+        match read_file(disk, &file, FORMAT_BYTES_MAX).await {
+            Ok(bytes) if Format::parse(dir, &file, &bytes)?.uuid != format.uuid => {
+                return Err(Error::Config(format!(
+                    "{} is the directory of another store than long-term storage is of",
+                    dir.display()
+                )));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(io("read", &file)(source)),
+        }
+        Ok(Self {
+            format: format.clone(),
+            _lock: lock,
+        })
+    }
+
+    /// Says that all is there: a directory without FORMAT holds nothing yet.
+    pub(crate) async fn complete(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+        let file = dir.join("FORMAT");
+        let written = write_file_atomically(disk, &file, self.format.encode()).await;
+        written.map_err(|source| Error::Io {
+            what: format!("write {}", file.display()),
+            source,
+        })
+    }
+}
+
 impl Format {
     /// Returns the store's identity as a number.
     pub(crate) fn identity(&self) -> u128 {
@@ -170,7 +222,7 @@ impl Format {
         text.into()
     }
 
-    fn parse(dir: &Path, file: &Path, bytes: &[u8]) -> Result<Self, Error> {
+    pub(crate) fn parse(dir: &Path, file: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let damaged = |what: String| Error::DamagedFormat {
             file: file.to_owned(),
             what,

@@ -86,6 +86,12 @@ pub enum Error {
         /// What the other store left there.
         owner: String,
     },
+    /// Nobody ever wrote there.
+    #[error("{storage} is no store's long-term storage: there is no lts/FORMAT")]
+    NothingToRecover {
+        /// Which place.
+        storage: String,
+    },
     /// A container ended by itself.
     #[error("container {id}: {source}")]
     Container {

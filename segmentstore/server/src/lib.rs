@@ -5,7 +5,7 @@
 //! acknowledgements), `request` (everything else) and `reply` (refusals → wire replies); `host`
 //! finds a segment's container and keeps those that are here. `admin` is what operators see,
 //! `membership` tells a controller in another process that this store is there, `load` how much is
-//! written to each segment.
+//! written to each segment. [`recover_from_storage`] makes a data directory anew when the log is lost.
 //!
 //! Guarantees: what is acknowledged is durable; a peer's bad input ends at most its own connection; no
 //! queue, buffer or wait is without a bound. Not here: which bytes are durable, and in which order
@@ -23,6 +23,8 @@ mod listener;
 mod load;
 mod membership;
 mod metrics;
+mod offline;
+mod recover;
 mod reply;
 mod request;
 
@@ -43,6 +45,8 @@ pub use config::{Config, Engine, Index, Limits, Memory};
 pub use error::Error;
 pub use host::ContainerState;
 pub use load::{Meter, Meters};
+pub use offline::Offline;
+pub use recover::recover_from_storage;
 
 use crate::connection::Shared;
 use crate::directory::{Directory, Format};

@@ -22,4 +22,4 @@ pub use pack::{PackWriter, RUNS_MAX, Run, TABLE_HINT_BYTES, WrittenPack};
 #[cfg(any(test, feature = "test-util"))]
 pub use store::memory;
 pub use store::remove_unfinished;
-pub use store::{Config, Counts, Operation, READ_BYTES_MAX, Store, StoreError, Upload};
+pub use store::{Config, Counts, ExportName, Operation, READ_BYTES_MAX, Store, StoreError, Upload};

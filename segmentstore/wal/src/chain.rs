@@ -267,6 +267,43 @@ impl ChainStore for LocalChain {
     }
 }
 
+/// Makes the first opening of a log, which does not exist yet in the folder `dir`, have an epoch above
+/// `epoch`: that of owners whose log is lost.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the log exists, [`Error::Io`].
+pub async fn begin_above(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    log: LogId,
+    epoch: u64,
+) -> Result<(), Error> {
+    let folder = dir.join("chain");
+    let chain = LocalChain::open(disk, folder.clone()).await?;
+    let record = ChainRecord {
+        epoch: WalEpoch(epoch),
+        ..ChainRecord::default()
+    };
+    if chain.compare_and_swap(log, 0, record).await? {
+        return Ok(());
+    }
+    let file = folder.join(log.to_string());
+    Err(Error::corrupt(&file, 0, "there is a log already"))
+}
+
+/// Reads what is known of a log in the folder `dir` besides its frames; revision 0 if there is none.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::FutureVersion`], [`Error::Io`].
+pub async fn chain_record(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    log: LogId,
+) -> Result<ChainRecord, Error> {
+    let chain = LocalChain::open(disk, dir.join("chain")).await?;
+    chain.read(log).await
+}
+
 /// Runs blocking file work beside the runtime.
 async fn worker<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,

@@ -24,7 +24,7 @@ mod metrics;
 mod record;
 
 pub use buffer::{FrameBuilder, FramePool};
-pub use chain::{ChainRecord, ChainStore, LogletRecord};
+pub use chain::{ChainRecord, ChainStore, LogletRecord, begin_above, chain_record};
 pub use config::Config;
 pub use error::Error;
 pub use log::{DurableLog, Opened, Wal};

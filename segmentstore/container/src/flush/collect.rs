@@ -3,6 +3,8 @@
 //! committed.
 //!
 //! References never come back, and older owners cannot commit any more, so a late delete is harmless.
+//! An early one is not: what the index or its newest export refers to is kept, so that both are whole even
+//! without the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,37 +23,47 @@ pub(super) async fn run(this: Arc<Flusher>) -> Result<(), Error> {
     let config = &this.shared.config.flush;
     let grace = Duration::from_millis(config.grace_ms);
     let sweep = Duration::from_millis(config.sweep_ms.max(1));
-    let mut waiting: BTreeMap<PackId, Instant> = BTreeMap::new();
+    // When, and behind which frame nobody referred to it.
+    let mut waiting: BTreeMap<PackId, (Instant, u64)> = BTreeMap::new();
     // Not at once: starts are busy enough.
     let mut next_sweep = Instant::now() + sweep.min(Duration::from_secs(60));
     loop {
         let now = Instant::now();
-        for id in std::mem::take(&mut *this.tier.garbage.lock()) {
-            waiting.entry(id).or_insert(now + grace);
+        let garbage = std::mem::take(&mut *this.tier.garbage.lock());
+        let (frame, clean) = {
+            let state = this.shared.state.read();
+            (
+                state.frame,
+                state.dirty.is_empty() && state.dirty.is_settled(),
+            )
+        };
+        for id in garbage {
+            waiting.entry(id).or_insert((now + grace, frame));
         }
         if now >= next_sweep {
             next_sweep = now + sweep;
             for id in orphans(&this).await {
-                waiting.entry(id).or_insert(now + grace);
+                waiting.entry(id).or_insert((now + grace, frame));
             }
         }
-        let due = waiting.iter().filter(|(_, at)| **at <= now);
+        let due = waiting
+            .iter()
+            .filter(|(_, (at, frame))| *at <= now && this.tier.is_forgotten(*frame, clean));
         let due: Vec<_> = due.map(|(id, _)| *id).take(DELETES_MAX).collect();
         for id in &due {
             if delete(&this, *id).await {
                 waiting.remove(id);
             } else {
-                waiting.insert(*id, now + PAUSE_MAX);
+                waiting.insert(*id, (now + PAUSE_MAX, 0));
             }
         }
         this.shared.metrics.garbage_packs.set(waiting.len() as u64);
         if due.len() == DELETES_MAX {
             continue;
         }
-        let next = waiting
-            .values()
-            .min()
-            .map_or(next_sweep, |at| next_sweep.min(*at));
+        // Those whose time has come wait for a checkpoint or an export, which wakes.
+        let later = waiting.values().map(|(at, _)| *at).filter(|at| *at > now);
+        let next = later.min().map_or(next_sweep, |at| next_sweep.min(at));
         tokio::select! {
             biased;
             () = this.tier.collect.notified() => {}

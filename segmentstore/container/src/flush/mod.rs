@@ -52,16 +52,23 @@ pub(crate) struct Tier {
     asked: AtomicU64,
     done: AtomicU64,
     flushed: Notify,
+    /// The frame of the checkpoint that the index has.
+    indexed: AtomicU64,
+    /// The frame of the newest export; the highest number if there are to be none.
+    exported: AtomicU64,
     /// Packs that nobody refers to any more.
     garbage: Mutex<Vec<PackId>>,
     collect: Notify,
 }
 
 impl Tier {
-    pub(crate) fn new(store: Store, epoch: u64) -> Self {
+    /// `indexed` is the frame of the checkpoint that the index has, `exports` whether there are to be any.
+    pub(crate) fn new(store: Store, epoch: u64, indexed: u64, exports: bool) -> Self {
         Self {
             store,
             epoch,
+            indexed: AtomicU64::new(indexed),
+            exported: AtomicU64::new(if exports { 0 } else { u64::MAX }),
             next_pack: AtomicU64::new(0),
             due: Notify::new(),
             asked: AtomicU64::new(0),
@@ -84,6 +91,26 @@ impl Tier {
             self.garbage.lock().extend(packs);
             self.collect.notify_one();
         }
+    }
+
+    /// Notes that a checkpoint is durable.
+    pub(crate) fn indexed(&self, frame: u64) {
+        self.indexed.store(frame, Ordering::Release);
+        self.collect.notify_one();
+    }
+
+    /// Notes that an export is durable.
+    pub(crate) fn exported(&self, frame: u64) {
+        self.exported.store(frame, Ordering::Release);
+        self.collect.notify_one();
+    }
+
+    /// Whether neither the index nor its newest export refers to what lost its last reference with `frame`
+    /// or before. `clean`: the index has everything.
+    fn is_forgotten(&self, frame: u64, clean: bool) -> bool {
+        let indexed = self.indexed.load(Ordering::Acquire);
+        let exported = self.exported.load(Ordering::Acquire);
+        (frame <= indexed || clean) && frame.min(indexed) <= exported
     }
 
     /// Makes the flusher look: there is something to flush.

@@ -369,6 +369,20 @@ pub(crate) async fn each(
     }
 }
 
+/// Returns the next entries of the whole index, in order of their keys, none at its end; `from` is where
+/// to go on, empty at first.
+pub(crate) async fn page(
+    index: &dyn Index,
+    from: &mut Bytes,
+) -> Result<Vec<(Bytes, Bytes)>, Error> {
+    let end = Bytes::from_static(&[0xff]);
+    let page = index.scan(from.clone()..end, PAGE).await?;
+    if let Some((last, _)) = page.last() {
+        *from = keys::behind(last);
+    }
+    Ok(page)
+}
+
 fn sid_value(sid: Sid) -> Bytes {
     value(|out| out.put_u64_le(sid.0))
 }
@@ -397,6 +411,14 @@ fn extent_value(extent: &Extent) -> Bytes {
         out.put_u32_le(extent.position);
         out.put_u32_le(extent.length);
     })
+}
+
+/// Reads an extent's value.
+pub(crate) fn extent_of(offset: u64, mut raw: Bytes) -> Result<Extent, Error> {
+    if raw.len() != 16 {
+        return Err(damaged("an extent has a wrong length"));
+    }
+    decode_extent(offset, &mut raw)
 }
 
 fn decode_extent(offset: u64, raw: &mut Bytes) -> Result<Extent, Error> {

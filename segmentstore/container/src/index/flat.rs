@@ -60,6 +60,14 @@ enum Place {
 }
 
 impl SnapshotIndex {
+    /// One in memory that nobody else knows, with these entries.
+    pub(crate) fn of(entries: Entries) -> Self {
+        Self {
+            entries: Mutex::new(entries),
+            place: Place::Memory(SnapshotMemory::default(), ContainerId(0)),
+        }
+    }
+
     /// Opens the dump in `file`; an absent one is empty.
     pub(crate) async fn in_file(disk: Arc<dyn Disk>, file: PathBuf) -> Result<Self, Error> {
         let failed = |error: io::Error| Error::Index(format!("{}: {error}", file.display()).into());

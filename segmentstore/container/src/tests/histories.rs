@@ -193,6 +193,8 @@ impl Life {
             checkpoint_segments: 1_000,
             resident_segments: rng.below(5) as usize,
             check_cuts: true,
+            // Lives are short: packs would outlive them all.
+            export_seconds: 0,
             flush,
             ..Config::default()
         };

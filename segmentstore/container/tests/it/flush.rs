@@ -196,6 +196,9 @@ async fn scattered_segments_are_joined_and_what_is_left_is_deleted() {
             grace_ms: 1000,
             ..Flush::default()
         },
+        // The index has to have forgotten what is deleted.
+        checkpoint_seconds: 1,
+        export_seconds: 0,
         ..Config::default()
     };
     let world = world(&objects, config).await;
@@ -362,4 +365,54 @@ async fn a_read_outlives_some_failures_of_storage_and_ends_with_an_error_if_they
     assert!(matches!(read.await, Err(error) if error.is_retryable()));
     objects.set_faults(Faults::default());
     assert_eq!(read_all(&world, "b", 0).await, payload(1, 1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_slow_segments_cost_one_request_a_period() {
+    let objects = objects();
+    let world = world(&objects, Config::default()).await;
+    let counts = world.storage.clone().expect("has storage");
+    let mut connection = world.connect();
+    let names: Vec<_> = (0..1000).map(|n| format!("slow/{n}")).collect();
+    for name in &names {
+        world.stream(name).await;
+    }
+    for period in 1..=3 {
+        for name in &names {
+            push(&mut connection, name, period, payload(1, 100)).await;
+        }
+        let before = counts.counts().done(Operation::Put);
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        let puts = counts.counts().done(Operation::Put) - before;
+        // The pack, and now and then a copy of the index.
+        assert!((1..=2).contains(&puts), "{puts} in period {period}");
+    }
+    assert_eq!(counts.list(0).await.expect("lists").len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hot_data_is_written_to_long_term_storage_once() {
+    const EACH: u64 = 100_000;
+    let objects = objects();
+    let world = world(&objects, Config::default()).await;
+    let storage = world.storage.clone().expect("has storage");
+    let mut connection = world.connect();
+    for name in ["a", "b", "c"] {
+        world.stream(name).await;
+    }
+    let mut all = 0;
+    for turn in 0..200 {
+        for name in ["a", "b", "c"] {
+            push(&mut connection, name, turn, payload(1, EACH as usize)).await;
+            all += EACH;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // Flushed, compacted, exported.
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    let written = storage.counts().bytes_written();
+    assert!(
+        written >= all && written <= all + all / 10,
+        "{written} for {all}"
+    );
 }

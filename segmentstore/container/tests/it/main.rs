@@ -10,6 +10,7 @@ mod failure;
 mod flush;
 mod pressure;
 mod read;
+mod rebuild;
 mod residents;
 mod segments;
 mod tables;

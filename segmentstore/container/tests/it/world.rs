@@ -57,6 +57,18 @@ impl World {
         opened.expect("opens")
     }
 
+    /// One whose log is new and whose index is not.
+    pub(crate) async fn on(
+        objects: &sarit_storage::memory::Memory,
+        index: SnapshotMemory,
+        config: Config,
+    ) -> Self {
+        let (memory, storage) = (Memory::default(), Some(objects.store()));
+        let budget = MemoryBudget::default();
+        let opened = Self::open_with(memory, index, config, budget, storage).await;
+        opened.expect("opens")
+    }
+
     pub(crate) async fn open(
         memory: Memory,
         index: SnapshotMemory,

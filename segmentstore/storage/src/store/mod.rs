@@ -12,6 +12,7 @@
 mod claim;
 mod config;
 mod counts;
+mod exports;
 mod local;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
@@ -36,6 +37,7 @@ use tokio::time::timeout;
 
 pub use config::Config;
 pub use counts::{Counts, Operation};
+pub use exports::ExportName;
 pub use local::remove_unfinished;
 
 use crate::names::PackName;

@@ -1,0 +1,289 @@
+//! Long-term storage → an index, for a container whose log is lost.
+//!
+//! Begins with the newest export of its index. What lay in the log only is lost, so each segment ends
+//! where its bytes in packs end: those the export knows of, and those that were flushed since, which the
+//! packs themselves tell. What was truncated, sealed, deleted or created since the export, and what
+//! writers' numbers, attributes and tables became, is not known any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Buf;
+use sarit_proto::ids::ContainerId;
+use sarit_storage::{PackId, Store};
+
+use crate::index::entries::{self, Applied};
+use crate::index::flat::SnapshotIndex;
+use crate::index::{Batch, Index, Indexes, keys};
+use crate::state::{Extent, Medium, PackUse, Place, Segment, Sid};
+use crate::{Error, export};
+
+/// The number of the segment that a pack's table of checksums is said to be of.
+const NO_SEGMENT: u64 = u64::MAX;
+/// Stands in the index until it is complete: no log has such a frame, so nobody takes it for a whole one.
+const UNFINISHED: u64 = u64::MAX >> 1;
+/// Segments written at once.
+const AT_ONCE: usize = 1000;
+
+/// What was found of a container in long-term storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Segments that are there again.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of them that were flushed after the export.
+    pub newer_bytes: u64,
+    /// Segments that are shorter than they were at the export: the rest lay in the log only.
+    pub shortened: u64,
+    /// Segments whose bytes are in packs and whose names nobody knows: created after the export.
+    pub nameless: u64,
+    /// Bytes of these.
+    pub nameless_bytes: u64,
+    /// Packs.
+    pub packs: u64,
+    /// The highest epoch that left anything behind; the new log has to begin above.
+    pub epoch: u64,
+}
+
+/// Rebuilds a container's index, which is new, from what lies in long-term storage. Reads the ends of all
+/// its packs, and takes memory for all of its index.
+///
+/// # Errors
+/// The store's and the index's; [`Error::DamagedIndex`] if the export or a pack does not make sense, or
+/// the index is not new.
+pub async fn rebuild(id: ContainerId, store: &Store, indexes: &Indexes) -> Result<Rebuilt, Error> {
+    let packs = Packs::read(id, store).await?;
+    let mut rebuilt = Rebuilt {
+        packs: packs.sizes.len() as u64,
+        epoch: packs.epoch,
+        ..Rebuilt::default()
+    };
+    let exported = export::newest(store, id.0).await?;
+    let index = indexes.open(id).await?;
+    let outcome = async {
+        if Applied::of(&*index).await?.is_some() {
+            return Err(damaged("it is not empty: there is nothing to recover"));
+        }
+        let Some((name, exported)) = exported else {
+            // No checkpoint was ever made: at most a minute's worth of segments.
+            (rebuilt.nameless, rebuilt.nameless_bytes) = packs.unknown(&BTreeSet::new());
+            return Ok(rebuilt);
+        };
+        rebuilt.epoch = rebuilt.epoch.max(name.epoch);
+        let old = SnapshotIndex::of(exported);
+        fill(&*index, &old, &packs, &mut rebuilt).await?;
+        Ok(rebuilt)
+    };
+    let outcome = outcome.await;
+    index.close().await;
+    outcome
+}
+
+/// Copies the index `old`, with extents as the packs have them.
+async fn fill(
+    index: &dyn Index,
+    old: &SnapshotIndex,
+    packs: &Packs,
+    rebuilt: &mut Rebuilt,
+) -> Result<(), Error> {
+    let applied = Applied::of(old).await?;
+    let applied = applied.ok_or_else(|| damaged("the export is of no checkpoint"))?;
+    let begin = Applied {
+        frame: UNFINISHED,
+        ..applied
+    };
+    let mut batch = Batch::default();
+    batch.put(keys::container(), begin.value());
+    let mut sids = BTreeSet::new();
+    entries::each(old, keys::all(keys::Space::Segment), |mut key, _| {
+        let sid = key.try_get_u64();
+        sids.insert(Sid(sid.map_err(|_| damaged("a segment without a number"))?));
+        Ok(())
+    })
+    .await?;
+    let mut used: BTreeMap<PackId, u64> = BTreeMap::new();
+    for (n, sid) in (1..).zip(&sids) {
+        let segment = entries::load(old, *sid).await?;
+        let mut segment = segment.ok_or_else(|| damaged("a segment without a record"))?;
+        if segment.table.is_none() {
+            let before = segment.length;
+            packs.cover(*sid, &mut segment);
+            rebuilt.bytes += segment.length - segment.start;
+            rebuilt.newer_bytes += segment.length.saturating_sub(before);
+            rebuilt.shortened += u64::from(segment.length < before);
+            for extent in &segment.extents {
+                if let Medium::Pack(id) = extent.place.medium() {
+                    *used.entry(id).or_default() += u64::from(extent.length);
+                }
+            }
+        }
+        rebuilt.segments += 1;
+        entries::entries(*sid, &segment, &mut |key, value| batch.put(key, value));
+        if n % AT_ONCE == 0 {
+            index.checkpoint(&std::mem::take(&mut batch)).await?;
+        }
+    }
+    for (id, live) in used {
+        let size = packs.sizes.get(&id).map_or(live, |size| *size);
+        batch.put(keys::pack(id), entries::pack_value(PackUse { size, live }));
+    }
+    entries::load_merges(old, |merge, at| entries::merge(merge, Some(at), &mut batch)).await?;
+    (rebuilt.nameless, rebuilt.nameless_bytes) = packs.unknown(&sids);
+    index.checkpoint(&batch).await?;
+    let highest = packs.runs.keys().next_back().map_or(0, |sid| sid.0);
+    let mut last = Batch::default();
+    let end = Applied {
+        // The new log begins with frame 1.
+        frame: 0,
+        next_seq: applied.next_seq.max(packs.last_seq + 1),
+        next_sid: applied.next_sid.max(Sid(highest + 1)),
+        segments: sids.len() as u64,
+    };
+    last.put(keys::container(), end.value());
+    index.checkpoint(&last).await
+}
+
+/// What the packs of a container say of themselves.
+#[derive(Debug, Default)]
+struct Packs {
+    /// Bytes of segments in each.
+    sizes: BTreeMap<PackId, u64>,
+    /// Runs of each segment.
+    runs: BTreeMap<Sid, Vec<Extent>>,
+    epoch: u64,
+    last_seq: u64,
+}
+
+impl Packs {
+    async fn read(container: ContainerId, store: &Store) -> Result<Self, Error> {
+        let mut packs = Self::default();
+        let mut listed = store.list(container.0).await.map_err(Error::Storage)?;
+        listed.sort_unstable();
+        for (name, _) in listed {
+            let Some(id) = name.id() else { continue };
+            packs.epoch = packs.epoch.max(id.number().epoch);
+            let (_, footer, index) = store.index(name).await.map_err(Error::Storage)?;
+            packs.last_seq = packs.last_seq.max(footer.last_seq);
+            let runs = index.runs().iter();
+            let runs: Vec<_> = runs.filter(|run| run.segment != NO_SEGMENT).collect();
+            let sum = runs.iter().map(|run| u64::from(run.len)).sum();
+            packs.sizes.insert(id, sum);
+            for run in runs {
+                packs
+                    .runs
+                    .entry(Sid(run.segment))
+                    .or_default()
+                    .push(Extent {
+                        offset: run.offset,
+                        place: Place::pack(id),
+                        position: u32::try_from(run.pos).map_err(|_| damaged("a pack of 4 GiB"))?,
+                        length: run.len,
+                    });
+            }
+        }
+        Ok(packs)
+    }
+
+    /// Gives a segment the extents that are there, from its start to the first byte that is not.
+    fn cover(&self, sid: Sid, segment: &mut Segment) {
+        let known = std::mem::take(&mut segment.extents);
+        let mut there: Vec<_> = known
+            .into_iter()
+            .filter(|extent| match extent.place.medium() {
+                Medium::Frame(_) => false,
+                Medium::Pack(id) => self.sizes.get(&id).is_some_and(|size| {
+                    u64::from(extent.position) + u64::from(extent.length) <= *size
+                }),
+            })
+            .collect();
+        there.extend(self.runs.get(&sid).into_iter().flatten().copied());
+        // Of those that begin before a place, the one that reaches furthest.
+        there.sort_unstable_by_key(|extent| extent.offset);
+        let (start, mut at) = (segment.start, segment.start);
+        segment.unflushed = 0;
+        segment.length = start;
+        let mut next = 0;
+        let mut best: Option<Extent> = None;
+        loop {
+            while next < there.len() && there[next].offset <= at {
+                let extent = there[next];
+                if best.is_none_or(|best| extent.end() > best.end()) {
+                    best = Some(extent);
+                }
+                next += 1;
+            }
+            match best {
+                Some(extent) if extent.end() > at => {
+                    segment.push(extent.part(at..extent.end()));
+                    at = extent.end();
+                }
+                _ => break,
+            }
+        }
+        segment.boundaries.retain(|boundary| boundary.offset <= at);
+    }
+
+    /// Returns how many segments are not in `known`, and how many bytes packs have of them.
+    fn unknown(&self, known: &BTreeSet<Sid>) -> (u64, u64) {
+        let unknown = self.runs.iter().filter(|(sid, _)| !known.contains(sid));
+        unknown.fold((0, 0), |(count, bytes), (_, runs)| {
+            let more: u64 = runs.iter().map(|run| u64::from(run.length)).sum();
+            (count + 1, bytes + more)
+        })
+    }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::DamagedIndex(what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    fn extent(pack: u64, offset: u64, position: u32, length: u32) -> Extent {
+        Extent {
+            offset,
+            place: Place::pack(PackId::new(1, pack).unwrap()),
+            position,
+            length,
+        }
+    }
+
+    #[test]
+    fn a_segment_ends_at_the_first_byte_that_no_pack_has() {
+        let mut packs = Packs::default();
+        for pack in 1..=4 {
+            packs.sizes.insert(PackId::new(1, pack).unwrap(), 1000);
+        }
+        // Flushed out of order, and a part of it twice: 250 to 300 was in the log only.
+        let runs = vec![
+            extent(1, 0, 0, 100),
+            extent(2, 50, 0, 150),
+            extent(3, 200, 10, 50),
+            extent(4, 300, 0, 50),
+        ];
+        packs.runs.insert(Sid(1), runs);
+        let mut segment = Segment::new("s".into(), Kind::Stream);
+        segment.start = 20;
+        segment.length = 350;
+        // A pack that is gone, and one that is shorter than that.
+        segment.extents = vec![extent(9, 20, 0, 330), extent(4, 240, 980, 30)];
+        packs.cover(Sid(1), &mut segment);
+        assert_eq!(segment.length, 250);
+        let expected = [
+            extent(1, 20, 20, 80),
+            extent(2, 100, 50, 100),
+            extent(3, 200, 10, 50),
+        ];
+        assert_eq!(segment.extents, expected);
+        assert_eq!(packs.unknown(&BTreeSet::new()), (1, 350));
+        // Nothing at all is left.
+        let mut segment = Segment::new("t".into(), Kind::Stream);
+        segment.start = 7;
+        segment.length = 9;
+        packs.cover(Sid(2), &mut segment);
+        assert_eq!((segment.length, segment.extents.len()), (7, 0));
+    }
+}

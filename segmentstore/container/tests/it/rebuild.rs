@@ -1,0 +1,128 @@
+//! A container whose log is lost, from what lies in long-term storage.
+
+use std::time::Duration;
+
+use sarit_container::{
+    Config, Flush, Indexes, Kind, MemoryBudget, Offset, SnapshotMemory, rebuild,
+};
+use sarit_env::Rng;
+use sarit_proto::ids::ContainerId;
+use sarit_storage::memory::Memory as Objects;
+
+use crate::world::{World, append_bytes};
+
+fn config() -> Config {
+    Config {
+        checkpoint_seconds: 5,
+        export_seconds: 10,
+        flush: Flush {
+            compact_ms: 0,
+            grace_ms: 1000,
+            ..Flush::default()
+        },
+        ..Config::default()
+    }
+}
+
+async fn read(world: &World, name: &str) -> Vec<u8> {
+    let length = world.container.info(name).await.unwrap().length.0;
+    let mut all = Vec::new();
+    while (all.len() as u64) < length {
+        let at = Offset(all.len() as u64);
+        let read = world.container.read(name, at, 1 << 20, Duration::ZERO);
+        all.extend_from_slice(&read.await.unwrap().data);
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_flushed_is_there_again_and_what_was_not_is_not() {
+    let objects = Objects::new(Rng::seeded(1));
+    let world = World::with_objects(&objects, config(), MemoryBudget::default()).await;
+    let mut connection = world.connect();
+    let mut number = 0;
+    for name in ["exported", "sealed", "unflushed"] {
+        world.stream(name).await;
+        for byte in 0..10 {
+            number += 1;
+            let append = append_bytes(name, 1, number, vec![byte; 1000].into());
+            connection.submit(vec![append]).await;
+            connection.outcome().await.result.unwrap();
+        }
+    }
+    world.container.seal("sealed").await.unwrap();
+    let table = Kind::Table { key_length: 0 };
+    world
+        .container
+        .create("table", table, vec![])
+        .await
+        .unwrap();
+    world.container.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // Behind the export: more of what it knows, of what it does not, and what is never flushed.
+    let push = async |connection: &mut crate::world::Connection, name: &str, number, byte| {
+        let append = append_bytes(name, 1, number, vec![byte; 1000].into());
+        connection.submit(vec![append]).await;
+        connection.outcome().await.result.unwrap();
+    };
+    push(&mut connection, "exported", 100, 10).await;
+    world.stream("created later").await;
+    push(&mut connection, "created later", 101, 11).await;
+    world.container.flush().await.unwrap();
+    push(&mut connection, "unflushed", 102, 12).await;
+    let store = world.storage.clone().unwrap();
+    let before = store.list(0).await.unwrap();
+    drop(connection);
+    drop(world);
+
+    let index = SnapshotMemory::default();
+    let indexes = Indexes::memory(&index);
+    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    assert_eq!((found.segments, found.bytes), (4, 31_000));
+    assert_eq!((found.newer_bytes, found.shortened), (1000, 0));
+    assert_eq!((found.nameless, found.nameless_bytes), (1, 1000));
+    assert_eq!(found.epoch, 1);
+    let again = rebuild(ContainerId(0), &store, &indexes).await;
+    assert!(again.is_err(), "an index that is there is left alone");
+
+    let world = World::on(&objects, index, config()).await;
+    let bytes = |last: u8| -> Vec<u8> { (0..=last).flat_map(|byte| [byte; 1000]).collect() };
+    assert_eq!(read(&world, "exported").await, bytes(10));
+    assert_eq!(read(&world, "sealed").await, bytes(9));
+    assert_eq!(read(&world, "unflushed").await, bytes(9));
+    assert!(world.container.info("sealed").await.unwrap().sealed);
+    assert!(world.container.info("created later").await.is_err());
+    assert!(world.container.info("table").await.is_ok());
+    // What is referred to stays, whatever is swept.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(store.list(0).await.unwrap().len(), before.len());
+    let mut connection = world.connect();
+    push(&mut connection, "exported", 200, 11).await;
+    assert_eq!(read(&world, "exported").await, bytes(11));
+    let world = world.reopen().await;
+    assert_eq!(read(&world, "exported").await, bytes(11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pack_is_kept_as_long_as_the_index_or_its_export_refers_to_it() {
+    let objects = Objects::new(Rng::seeded(1));
+    let mut config = config();
+    config.export_seconds = 600;
+    let world = World::with_objects(&objects, config, MemoryBudget::default()).await;
+    let store = world.storage.clone().unwrap();
+    world.stream("s").await;
+    let mut connection = world.connect();
+    let append = append_bytes("s", 1, 1, vec![1; 1000].into());
+    connection.submit(vec![append]).await;
+    connection.outcome().await.result.unwrap();
+    world.container.flush().await.unwrap();
+    // Checkpoint and export refer to it.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(store.exports(0).await.unwrap().len(), 1);
+    world.container.delete("s").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(store.list(0).await.unwrap().len(), 1, "the export has it");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(store.list(0).await.unwrap(), []);
+    assert_eq!(store.exports(0).await.unwrap().len(), 2);
+}
