@@ -79,9 +79,9 @@ fn java(name: &str, layout: Layout, options: &[&str], storm: Kind) {
         let mut client = Storm::start_reading(&cluster.uri(), name, options, &log)?;
         let (achieved, killed) = scale(cluster, name, storm)?;
         let found = client.verify();
-        let found = found.or_else(|error| {
+        let found = found.map_err(|error| {
             let ours = counted(&cluster.uri(), name);
-            Err(error.context(format!("{achieved}; {killed} kills; our reader: {ours:?}")))
+            error.context(format!("{achieved}; {killed} kills; our reader: {ours:?}"))
         })?;
         anyhow::Ok((achieved, killed, found))
     };

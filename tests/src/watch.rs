@@ -67,7 +67,7 @@ fn sum(page: &str, name: &str) -> f64 {
 }
 
 /// Settings with which flushes, checkpoints, cuts and compactions happen all the time.
-pub const RESTLESS: [&str; 12] = [
+pub const RESTLESS: [&str; 13] = [
     "segmentstore.wal.file_bytes=4MiB",
     "segmentstore.wal.frame_bytes_max=2MiB",
     "segmentstore.container.checkpoint_bytes=1048576",
