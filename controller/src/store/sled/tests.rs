@@ -90,11 +90,10 @@ async fn a_database_that_is_just_being_closed_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).await.unwrap().close().await;
     let meta = dir.path().join("meta");
-    let held = ::sled::Config::new()
+    let config = ::sled::Config::new()
         .path(&meta)
-        .segment_size(SEGMENT_BYTES)
-        .open()
-        .unwrap();
+        .segment_size(SEGMENT_BYTES);
+    let held = open_unlocked(&config).await.unwrap();
     // The first try comes first, and finds it locked.
     let (opened, ()) = tokio::join!(open_database(&meta, &RealDisk), async { drop(held) });
     opened.unwrap();
