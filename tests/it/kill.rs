@@ -38,7 +38,7 @@ fn round(
     long: bool,
 ) -> anyhow::Result<()> {
     if long {
-        Lives::wait(cluster, role, &Lives::ALL, LONG_MAX)?;
+        lives.wait(cluster, role, LONG_MAX)?;
     }
     std::thread::sleep(Duration::from_millis(100 + rng.below(900)));
     if role != Role::Controller {

@@ -111,7 +111,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             if mode != Mode::SyncsLie && round % LONG_EVERY == 0 {
-                Lives::wait(&cluster, Role::Standalone, &Lives::ALL, patience)?;
+                lives.wait(&cluster, Role::Standalone, patience)?;
             }
             tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
             lives.add(&cluster, Role::Standalone)?;

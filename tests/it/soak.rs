@@ -108,7 +108,7 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
             let name = "segmentstore_wal_files";
             Ok(metric(cluster_now, Role::Standalone, name)? <= LOG_FILES_MAX)
         })?;
-        Lives::wait(cluster, Role::Standalone, &Lives::ALL, PATIENCE)?;
+        lives.wait(cluster, Role::Standalone, PATIENCE)?;
         let mut life = look(cluster.pids()[0])?;
         if seen.len() % 5 == 4 {
             events = storm.verify()?["read"].as_u64().unwrap_or(0);

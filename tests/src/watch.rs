@@ -118,25 +118,24 @@ impl Lives {
         Ok(())
     }
 
-    /// Waits until each of these was done in this life, so that its end meets them, and not a start only.
-    pub fn wait(
-        cluster: &Cluster,
-        role: Role,
-        wanted: &[&str],
-        patience: Duration,
-    ) -> anyhow::Result<()> {
+    /// Waits in this life for what none before has done. One that begins with little to do may have nothing
+    /// left to compact, ever.
+    pub fn wait(&self, cluster: &Cluster, role: Role, patience: Duration) -> anyhow::Result<()> {
         for (what, name) in Self::COUNTERS {
-            if wanted.contains(&what) {
+            if !self.has_done(what) {
                 until(what, patience, || Ok(metric(cluster, role, name)? > 0.0))?;
             }
         }
         Ok(())
     }
 
+    fn has_done(&self, what: &str) -> bool {
+        self.counted.get(what).is_some_and(|count| *count > 0.0)
+    }
+
     /// Returns an error unless each of these was done at least once.
     pub fn ensure(&self, wanted: &[&str]) -> anyhow::Result<()> {
-        let done = |what: &&&str| self.counted.get(**what).is_some_and(|count| *count > 0.0);
-        let missing: Vec<_> = wanted.iter().filter(|what| !done(what)).collect();
+        let missing: Vec<_> = wanted.iter().filter(|what| !self.has_done(what)).collect();
         ensure!(missing.is_empty(), "never done: {missing:?}, but {self}");
         Ok(())
     }
