@@ -114,17 +114,18 @@ pub(super) async fn batch(context: &Context, stream: &ScopedStream, id: StreamId
         return Ok(Batch::Empty);
     };
     let active = context.catalog.active(id).await?;
+    // Mostly the transaction began in the active epoch, and no history is read.
+    let mut past = active.segments.clone();
     if active.reference != epoch {
-        let past = segments_of(context, id, epoch).await?;
+        past = segments_of(context, id, epoch).await?;
         let gone = without(&past, &active.segments);
         let written = written(context, stream, epoch, &gone, &queue).await?;
-        let (past, now) = touched(&written, gone, without(&active.segments, &past));
-        if !past.is_empty() {
-            let job = rolled(context, &active, epoch, (&past, now), queue)?;
+        let (old, now) = touched(&written, gone, without(&active.segments, &past));
+        if !old.is_empty() {
+            let job = rolled(context, &active, epoch, (&old, now), queue)?;
             return Ok(Batch::Roll(Box::new(job)));
         }
     }
-    let past = segments_of(context, id, epoch).await?;
     merge_kept(context, stream, (&active.segments, &past), epoch, &queue).await?;
     note_times(context, stream, &active.segments, &queue).await?;
     let finish = ended(context, id, Transaction::new(), &queue);
