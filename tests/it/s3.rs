@@ -2,6 +2,8 @@
 //! lies.
 //!
 //! `SARIT_S3_MIB=20480` writes more than CI does, and stalls for longer than a request may take.
+//! `SARIT_WEED=/path/to/weed` has SeaweedFS for the store instead of moto; then the store is killed too, twice
+//! while it is written to and once before all is read.
 
 #![allow(
     clippy::disallowed_methods,
@@ -32,6 +34,8 @@ const STALL_LONG: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two appends of a writer in CI: about what the store behind takes on a busy machine.
 const PAUSE: Duration = Duration::from_millis(8);
+/// Up to so many bytes writers pause if the store is killed.
+const PACED_MAX: u64 = 2 << 30;
 
 const STORE: Role = Role::Standalone;
 
@@ -76,18 +80,53 @@ fn read_in_vain(cluster: &Cluster, segment: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Kills the store while it is written to, and starts it again when that has been noticed and more has
+/// come; returns how long that took, until the store had something written again.
+fn outage(
+    cluster: &Cluster,
+    server: &mut S3Server,
+    appenders: &[Appender],
+) -> anyhow::Result<Duration> {
+    let count = |name| metric(cluster, STORE, name);
+    let failures = count("segmentstore_flush_failures_total")?;
+    let begin = Instant::now();
+    server.kill()?;
+    until("failures are counted", PATIENCE, || {
+        Ok(count("segmentstore_flush_failures_total")? > failures)
+    })?;
+    let acked = |appenders: &[Appender]| -> i64 { appenders.iter().map(Appender::acked).sum() };
+    let before = acked(appenders);
+    until("appends go on without a store", PATIENCE, || {
+        Ok(acked(appenders) > before)
+    })?;
+    server.restart()?;
+    let flushed = count("segmentstore_flushed_bytes_total")?;
+    until("flushes go on", PATIENCE, || {
+        Ok(count("segmentstore_flushed_bytes_total")? > flushed)
+    })?;
+    Ok(begin.elapsed())
+}
+
 fn weather(
     cluster: &mut Cluster,
+    server: &mut S3Server,
     proxy: &Proxy,
     bytes: u64,
     stall: Duration,
 ) -> anyhow::Result<String> {
     let address = cluster.store_addr();
-    let pause = if stall > STALL { Duration::ZERO } else { PAUSE };
+    // Else the store's absence, not `bytes`, would say how much is written.
+    let paced = stall == STALL || (server.survives_kills() && bytes <= PACED_MAX);
+    let pause = if paced { PAUSE } else { Duration::ZERO };
     let appenders: Vec<_> = ["s3/a", "s3/b", "s3/c", "s3/d"]
         .map(|segment| Appender::start_paced(&address, segment, SIZE, pause))
         .into();
     let watch = MemoryWatch::start(cluster.pids()[0]);
+    let mut outages = Vec::new();
+    wait_written(&appenders, bytes / 8)?;
+    if server.survives_kills() {
+        outages.push(outage(cluster, server, &appenders)?);
+    }
     wait_written(&appenders, bytes / 4)?;
     // One request in five is refused, and the server is killed.
     proxy.refuse(200);
@@ -96,6 +135,10 @@ fn weather(
     cluster.kill(STORE)?;
     cluster.restart_all()?;
     let watch = MemoryWatch::start(cluster.pids()[0]);
+    wait_written(&appenders, 5 * bytes / 8)?;
+    if server.survives_kills() {
+        outages.push(outage(cluster, server, &appenders)?);
+    }
     wait_written(&appenders, 3 * bytes / 4)?;
     // Nobody is answered, and appends go on.
     proxy.refuse(0);
@@ -123,7 +166,12 @@ fn weather(
     })?;
     largest = largest.max(memory(cluster, &watch)?);
     cluster.kill(STORE)?;
+    if server.survives_kills() {
+        // Both start at once; nobody has to be there first.
+        server.restart()?;
+    }
     cluster.restart_all()?;
+    server.wait_ready()?;
     let watch = MemoryWatch::start(cluster.pids()[0]);
     proxy.refuse(1000);
     read_in_vain(cluster, "s3/a")?;
@@ -148,9 +196,10 @@ fn weather(
     ensure!(refusals > 0 && stalls > 0, "the weather was fine");
     let share = 100.0 * share;
     Ok(format!(
-        "{} MiB, {requests} requests, {refusals} refused, {stalls} stalled, {largest} MiB of memory at \
-         most, {share:.2} % read from packs",
-        all >> 20
+        "{} MiB in {}, {requests} requests, {refusals} refused, {stalls} stalled, the store killed for \
+         {outages:.1?}, {largest} MiB of memory at most, {share:.2} % read from packs",
+        all >> 20,
+        server.name()
     ))
 }
 
@@ -160,13 +209,13 @@ fn history_in_s3_survives_kills_refusals_and_stalls() {
     let mib = std::env::var("SARIT_S3_MIB").ok();
     let mib = mib.and_then(|text| text.parse().ok()).unwrap_or(CI_MIB);
     let stall = if mib > CI_MIB { STALL_LONG } else { STALL };
-    let (_server, proxy, folder) = start("s3").expect("an S3 server");
+    let (mut server, proxy, folder) = start("s3").expect("an S3 server");
     let mut settings = proxy.settings("history/of");
     settings.push("segmentstore.container.flush.period_ms=2000".to_owned());
     let settings: Vec<_> = settings.iter().map(String::as_str).collect();
     let data = folder.join("data");
     let mut cluster = Cluster::start(Layout::Standalone, &data, &folder, &settings).expect("it");
-    match weather(&mut cluster, &proxy, mib << 20, stall) {
+    match weather(&mut cluster, &mut server, &proxy, mib << 20, stall) {
         Ok(done) => println!("s3: {done}, {:.0} s", begin.elapsed().as_secs_f64()),
         Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
     }

@@ -1,87 +1,32 @@
-//! An S3 server, and what can go wrong on the way to it: refusals, stalls, and one that lies.
+//! What can go wrong on the way to an S3 server: refusals, stalls, and one that lies.
 //!
-//! The proxy understands as much of HTTP as S3 clients use: requests with a length, one after the other
-//! on connections that the server closes after each.
+//! It understands as much of HTTP as S3 clients use: requests with a length, one after the other
+//! on connections that are closed after each.
 
 #![allow(
     clippy::disallowed_methods,
     reason = "drives real processes in real time"
 )]
 
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use sarit_env::Rng;
 
-use crate::clients::moto;
+use super::{BUCKET, S3Server};
 use crate::cluster::free_port;
 
-/// How long a server may take to listen, on a busy machine.
-const READY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// No request has a longer head.
 const HEAD_MAX: usize = 64 << 10;
+const FAILED: &[u8] = b"HTTP/1.1 412";
+const DONE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>later</Message></Error>";
-
-/// The bucket that the server has.
-pub const BUCKET: &str = "sarit-test";
-
-/// A running S3 server, killed when dropped. What is in it is lost then.
-pub struct S3Server {
-    child: Child,
-    port: u16,
-}
-
-impl S3Server {
-    /// Installs one if needed, starts it and creates [`BUCKET`]; its log and its files are in `folder`.
-    pub fn start(folder: &Path) -> anyhow::Result<Self> {
-        let binary = moto()?;
-        let port = free_port();
-        let log = File::create(folder.join("s3.log"))?;
-        let files = folder.join("s3");
-        std::fs::create_dir_all(&files)?;
-        let child = Command::new(&binary)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            // What is larger goes to files.
-            .env("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", "65536")
-            .env("TMPDIR", &files)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        let child = child.with_context(|| format!("start {}", binary.display()))?;
-        let server = Self { child, port };
-        let deadline = Instant::now() + READY_MAX;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            ensure!(Instant::now() < deadline, "no S3 server at port {port}");
-            std::thread::sleep(LOOK_EVERY);
-        }
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        write!(
-            stream,
-            "PUT /{BUCKET} HTTP/1.1\r\nHost: s3\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        ensure!(answer.contains(" 200 "), "create {BUCKET}: {answer}");
-        Ok(server)
-    }
-}
-
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        // The test is over, one way or the other.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// What goes wrong from now on.
 #[derive(Debug, Default)]
@@ -90,7 +35,7 @@ struct Faults {
     refused: AtomicU32,
     /// Requests are taken and not answered while this holds, and never after.
     stalled: AtomicBool,
-    /// Conditions are not passed on.
+    /// What does not hold (412) is answered as if it had been done.
     unconditional: AtomicBool,
     ended: AtomicBool,
     refusals: AtomicU64,
@@ -110,7 +55,7 @@ impl Proxy {
         let port = free_port();
         let listener = TcpListener::bind(("127.0.0.1", port))?;
         let faults = Arc::<Faults>::default();
-        let (shared, upstream, rng) = (faults.clone(), server.port, Arc::new(Rng::from_os()));
+        let (shared, upstream, rng) = (faults.clone(), server.port(), Arc::new(Rng::from_os()));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if shared.ended.load(Relaxed) {
@@ -153,7 +98,7 @@ impl Proxy {
         self.faults.stalled.store(stalled, Relaxed);
     }
 
-    /// Makes a store of it that writes over what it was told to create.
+    /// Makes a store of it that says to have written over what it was told to create.
     pub fn ignore_conditions(&self) {
         self.faults.unconditional.store(true, Relaxed);
     }
@@ -191,16 +136,10 @@ fn serve(mut client: TcpStream, upstream: u16, faults: &Faults, rng: &Rng) -> an
     for (number, line) in head.split("\r\n").enumerate() {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let name = name.to_ascii_lowercase();
-        let hidden = match name.as_str() {
-            "content-length" => {
-                length = value.trim().parse()?;
-                false
-            }
-            "connection" => true,
-            "if-none-match" => faults.unconditional.load(Relaxed),
-            _ => false,
-        };
-        if number == 0 || !hidden {
+        if name == "content-length" {
+            length = value.trim().parse()?;
+        }
+        if number == 0 || name != "connection" {
             passed_on.push_str(line);
             passed_on.push_str("\r\n");
         }
@@ -230,7 +169,14 @@ fn serve(mut client: TcpStream, upstream: u16, faults: &Faults, rng: &Rng) -> an
     server.write_all(passed_on.as_bytes())?;
     server.write_all(&begun)?;
     pump(&mut client, &mut server, &mut rest)?;
-    io::copy(&mut server, &mut client)?;
+    let mut begin = [0; FAILED.len()];
+    server.read_exact(&mut begin)?;
+    if begin == *FAILED && faults.unconditional.load(Relaxed) {
+        client.write_all(DONE)?;
+    } else {
+        client.write_all(&begin)?;
+        io::copy(&mut server, &mut client)?;
+    }
     client.shutdown(Shutdown::Both)?;
     Ok(())
 }
