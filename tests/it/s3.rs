@@ -34,8 +34,6 @@ const STALL_LONG: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two appends of a writer in CI: about what the store behind takes on a busy machine.
 const PAUSE: Duration = Duration::from_millis(8);
-/// Up to so many bytes writers pause if the store is killed.
-const PACED_MAX: u64 = 2 << 30;
 
 const STORE: Role = Role::Standalone;
 
@@ -115,8 +113,8 @@ fn weather(
     stall: Duration,
 ) -> anyhow::Result<String> {
     let address = cluster.store_addr();
-    // Else the store's absence, not `bytes`, would say how much is written.
-    let paced = stall == STALL || (server.survives_kills() && bytes <= PACED_MAX);
+    // To a store that is killed always, or its absence, not `bytes`, would say how much is written.
+    let paced = stall == STALL || server.survives_kills();
     let pause = if paced { PAUSE } else { Duration::ZERO };
     let appenders: Vec<_> = ["s3/a", "s3/b", "s3/c", "s3/d"]
         .map(|segment| Appender::start_paced(&address, segment, SIZE, pause))
