@@ -2,7 +2,8 @@
 //!
 //! The number rises while that does not make frames slower, and halves when they take twice as long as
 //! when the log was at ease. Frames join others in flight only at half the recent mean size, so that
-//! small frames do not crowd out large ones.
+//! small frames do not crowd out large ones. Large frames take long because of their bytes, which says
+//! nothing about their number: of these the log always has some to go on with, however they come.
 
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub(crate) struct Window {
 
 /// Completions between two changes of the window.
 const PATIENCE: u32 = 16;
+/// Large frames in flight: while one is written, the next ones are built and queued behind it, so that
+/// the log need not wait when this task has to, and may sync two at once.
+const LARGE_FRAMES: usize = 4;
 
 impl Window {
     /// Starts with all the log says is useful.
@@ -40,7 +44,11 @@ impl Window {
 
     /// Returns how many frames may be in flight.
     pub(crate) fn frames(&self) -> usize {
-        self.frames
+        if self.bytes >= super::WORTH_SENDING as f64 {
+            self.frames.max(LARGE_FRAMES)
+        } else {
+            self.frames
+        }
     }
 
     /// Returns whether a frame of this size should join others in flight.
@@ -86,6 +94,22 @@ mod tests {
         assert_eq!(run(1, 64), 8);
         assert!(run(100, 64) < 4);
         assert_eq!(run(1, 512), 8);
+    }
+
+    #[test]
+    fn large_frames_wait_behind_the_one_being_written_however_long_they_take() {
+        let mut window = Window::new(2);
+        for _ in 0..64 {
+            window.completed(Duration::from_micros(100), 4096);
+        }
+        for _ in 0..256 {
+            window.completed(Duration::from_millis(5), super::super::WORTH_SENDING);
+        }
+        assert_eq!(window.frames(), LARGE_FRAMES);
+        for _ in 0..64 {
+            window.completed(Duration::from_millis(5), 4096);
+        }
+        assert_eq!(window.frames(), 1);
     }
 
     #[test]
