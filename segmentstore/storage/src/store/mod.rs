@@ -12,6 +12,7 @@
 mod claim;
 mod config;
 mod counts;
+mod direct;
 mod exports;
 mod local;
 #[cfg(any(test, feature = "test-util"))]
@@ -40,6 +41,7 @@ pub use counts::{Counts, Operation};
 pub use exports::ExportName;
 pub use local::remove_unfinished;
 
+use self::direct::Directory;
 use crate::names::PackName;
 use crate::pack::{Blocks, FOOTER_BYTES, Footer, Index};
 
@@ -119,6 +121,8 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     objects: Arc<dyn ObjectStore>,
+    /// Where large packs are written without it.
+    directory: Option<Directory>,
     /// What the names of packs stand behind.
     prefix: Option<Path>,
     description: String,
@@ -152,13 +156,25 @@ impl Store {
         let objects = LocalFileSystem::new_with_prefix(dir)
             .map_err(|error| StoreError::Config(format!("storage {}: {error}", dir.display())))?;
         let objects = Arc::new(objects.with_fsync(true));
-        Ok(Self::over(objects, None, dir.display().to_string()))
+        let directory = Some(Directory::new(dir.to_path_buf()));
+        let description = dir.display().to_string();
+        Ok(Self::new(objects, directory, None, description))
     }
 
     /// Uses `objects`; packs are named below `prefix`.
     pub fn over(objects: Arc<dyn ObjectStore>, prefix: Option<Path>, description: String) -> Self {
+        Self::new(objects, None, prefix, description)
+    }
+
+    fn new(
+        objects: Arc<dyn ObjectStore>,
+        directory: Option<Directory>,
+        prefix: Option<Path>,
+        description: String,
+    ) -> Self {
         Self(Arc::new(Inner {
             objects,
+            directory,
             prefix,
             description,
             counts: Counts::new(),
@@ -220,7 +236,15 @@ impl Store {
     /// # Errors
     /// Retryable ones.
     pub async fn upload(&self, name: PackName) -> Result<Upload, StoreError> {
-        self.begin(self.path(&name.to_string())).await
+        let path = self.path(&name.to_string());
+        let Some(directory) = &self.0.directory else {
+            return self.begin(path).await;
+        };
+        self.check_claimed(Operation::Begin, &path)?;
+        let begin = directory.begin(&path);
+        let parts = self.request(Operation::Begin, &path, 0, begin).await;
+        let parts = parts.map_err(|refusal| refusal.into_error(&path))?;
+        Ok(Upload { path, parts })
     }
 
     async fn begin(&self, path: Path) -> Result<Upload, StoreError> {

@@ -103,6 +103,32 @@ async fn a_directory_conforms() {
 }
 
 #[tokio::test]
+async fn an_upload_to_a_directory_is_there_when_it_is_complete_and_only_then() {
+    let dir = std::env::temp_dir().join(format!("sarit-storage-upload-{}", std::process::id()));
+    #[allow(clippy::disallowed_methods)] // A test's own directory.
+    std::fs::create_dir_all(&dir).unwrap();
+    let store = Store::local(&dir).unwrap();
+    let half = pack(4, 7).parts[0].clone();
+    let mut left = store.upload(name(4)).await.unwrap();
+    store.part(&mut left, vec![half.clone()]).await.unwrap();
+    assert_eq!(store.list(1).await.unwrap(), []);
+    // An earlier life's; the same name begins from nothing.
+    let pack = pack(4, 8);
+    let mut upload = store.upload(name(4)).await.unwrap();
+    store.part(&mut upload, pack.parts.clone()).await.unwrap();
+    store.complete(&mut upload).await.unwrap();
+    assert_eq!(store.list(1).await.unwrap(), [(name(4), pack.len)]);
+    let (len, _, index) = store.index(name(4)).await.unwrap();
+    assert_eq!((len, index.runs().len()), (pack.len, 2));
+    let mut given_up = store.upload(name(5)).await.unwrap();
+    store.part(&mut given_up, vec![half]).await.unwrap();
+    store.abort(given_up).await;
+    assert_eq!(remove_unfinished(&dir).unwrap(), 0);
+    assert_eq!(store.list(1).await.unwrap(), [(name(4), pack.len)]);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
 async fn a_store_that_writes_over_objects_is_refused() {
     let (memory, store) = memory();
     memory.set_faults(Faults {

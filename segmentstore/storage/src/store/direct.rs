@@ -1,0 +1,188 @@
+//! Large packs in a directory: written past the page cache, part by part, by one thread.
+//!
+//! Written the ordinary way, a pack lies in the cache until it is complete, and then all of its 128 MiB
+//! go to the device at once: until that is done, every sync of a log on the same disk waits. Here the
+//! device gets a part when it comes, a piece at a time, so that the log's writes find their turn between
+//! two of them; and the bytes are not copied into a cache where nobody looks for them soon.
+//!
+//! As in the object store, whose place this takes, a pack is written under another name and gets its own
+//! when it is durable. One thread for all: each thread that writes directly keeps a buffer.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use object_store::path::Path;
+use object_store::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};
+use sarit_env::disk::{Disk, DiskFile, OpenMode, RealDisk};
+use sarit_env::spawn_worker;
+use tokio::sync::{mpsc, oneshot};
+
+/// Behind the name of a pack that is not complete.
+const UNFINISHED: &str = "#0";
+/// Pieces of work that wait for the thread; whoever has more waits with them.
+const WAITING: usize = 16;
+
+/// A directory that packs are written to.
+pub(super) struct Directory {
+    root: PathBuf,
+    /// Starts with the first pack.
+    thread: OnceLock<Thread>,
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory")
+            .field("root", &self.root)
+            .finish()
+    }
+}
+
+/// The thread that writes; it ends when nobody has work for it any more.
+#[derive(Clone)]
+struct Thread(mpsc::Sender<Work>);
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Thread {
+    fn start() -> Self {
+        let (work, mut received) = mpsc::channel::<Work>(WAITING);
+        spawn_worker("pack-writer", async move {
+            while let Some(work) = received.recv().await {
+                work.await;
+            }
+        });
+        Self(work)
+    }
+
+    /// Has the thread do something. Begun is done, even if nobody waits for it any longer.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = io::Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (done, outcome) = oneshot::channel();
+        let work = async move {
+            // Whoever asked may have given up.
+            let _ = done.send(work.await);
+        };
+        let stopped = || io::Error::other("the thread that writes packs has ended");
+        let sent = self.0.send(Box::pin(work)).await;
+        let outcome = match sent {
+            Ok(()) => outcome.await.unwrap_or_else(|_| Err(stopped())),
+            Err(_) => Err(stopped()),
+        };
+        outcome.map_err(failed)
+    }
+}
+
+fn failed(error: io::Error) -> object_store::Error {
+    object_store::Error::Generic {
+        store: "directory",
+        source: Box::new(error),
+    }
+}
+
+impl Directory {
+    pub(super) fn new(root: PathBuf) -> Self {
+        let thread = OnceLock::new();
+        Self { root, thread }
+    }
+
+    /// Begins a pack. Its name is new, so nothing is written over but what an earlier life left unfinished.
+    pub(super) async fn begin(&self, path: &Path) -> Result<Box<dyn MultipartUpload>> {
+        let thread = self.thread.get_or_init(Thread::start).clone();
+        let target = self.root.join(path.as_ref());
+        let mut unfinished = target.clone().into_os_string();
+        unfinished.push(UNFINISHED);
+        let unfinished = PathBuf::from(unfinished);
+        let (staging, folder) = (unfinished.clone(), folder(&target));
+        let begin = async move {
+            RealDisk.create_dir_all(&folder).await?;
+            match RealDisk.remove(&staging).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            RealDisk.open(&staging, OpenMode::CreateNew).await
+        };
+        Ok(Box::new(DirectUpload {
+            file: thread.run(begin).await?,
+            thread,
+            unfinished,
+            target,
+            at: 0,
+        }))
+    }
+}
+
+fn folder(path: &FilePath) -> PathBuf {
+    let parent = path.parent();
+    parent.expect("a pack lies in a folder").to_path_buf()
+}
+
+/// A pack that is being written.
+struct DirectUpload {
+    thread: Thread,
+    file: Arc<dyn DiskFile>,
+    unfinished: PathBuf,
+    target: PathBuf,
+    /// Where the next part goes.
+    at: u64,
+}
+
+impl fmt::Debug for DirectUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectUpload")
+            .field("unfinished", &self.unfinished)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for DirectUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let at = self.at;
+        self.at += data.content_length() as u64;
+        let (thread, file) = (self.thread.clone(), self.file.clone());
+        let parts: Vec<Bytes> = data.iter().cloned().collect();
+        async move {
+            let write = async move { file.write_through_at(at, &parts).await };
+            thread.run(write).await
+        }
+        .boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let (unfinished, target) = (self.unfinished.clone(), self.target.clone());
+        let file = self.file.clone();
+        let complete = async move {
+            file.sync_data().await?;
+            RealDisk.rename(&unfinished, &target).await?;
+            RealDisk.sync_dir(&folder(&target)).await
+        };
+        self.thread.run(complete).await?;
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+            extensions: object_store::Extensions::default(),
+        })
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let unfinished = self.unfinished.clone();
+        let abort = async move {
+            match RealDisk.remove(&unfinished).await {
+                // It was completed, and the answer lost.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+        };
+        self.thread.run(abort).await
+    }
+}
