@@ -73,22 +73,7 @@ impl Directory {
         shape: Shape,
         rng: &Rng,
     ) -> Result<Self, Error> {
-        let io = |what: &str, path: &Path| {
-            let what = format!("{what} {}", path.display());
-            move |source| Error::Io { what, source }
-        };
-        disk.create_dir_all(dir)
-            .await
-            .map_err(io("create the data directory", dir))?;
-        let lock = dir.join("LOCK");
-        let lock = lock_patiently(disk, &lock)
-            .await
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::WouldBlock => Error::Locked {
-                    dir: dir.to_owned(),
-                },
-                _ => io("lock", &lock)(source),
-            })?;
+        let lock = locked(disk, dir).await?;
         let file = dir.join("FORMAT");
         let format = match read_file(disk, &file, FORMAT_BYTES_MAX).await {
             Ok(bytes) => {
@@ -133,22 +118,7 @@ impl Directory {
         dir: &Path,
         format: &Format,
     ) -> Result<Self, Error> {
-        let io = |what: &str, path: &Path| {
-            let what = format!("{what} {}", path.display());
-            move |source| Error::Io { what, source }
-        };
-        disk.create_dir_all(dir)
-            .await
-            .map_err(io("create the data directory", dir))?;
-        let lock = dir.join("LOCK");
-        let lock = lock_patiently(disk, &lock)
-            .await
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::WouldBlock => Error::Locked {
-                    dir: dir.to_owned(),
-                },
-                _ => io("lock", &lock)(source),
-            })?;
+        let lock = locked(disk, dir).await?;
         let file = dir.join("FORMAT");
         match read_file(disk, &file, FORMAT_BYTES_MAX).await {
             Ok(bytes) if Format::parse(dir, &file, &bytes)?.uuid != format.uuid => {
@@ -171,11 +141,30 @@ impl Directory {
     pub(crate) async fn complete(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         let file = dir.join("FORMAT");
         let written = write_file_atomically(disk, &file, self.format.encode()).await;
-        written.map_err(|source| Error::Io {
-            what: format!("write {}", file.display()),
-            source,
-        })
+        written.map_err(io("write", &file))
     }
+}
+
+/// Creates the directory if need be, and locks it.
+async fn locked(disk: &dyn Disk, dir: &Path) -> Result<DiskLock, Error> {
+    disk.create_dir_all(dir)
+        .await
+        .map_err(io("create the data directory", dir))?;
+    let lock = dir.join("LOCK");
+    lock_patiently(disk, &lock)
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => Error::Locked {
+                dir: dir.to_owned(),
+            },
+            _ => io("lock", &lock)(source),
+        })
+}
+
+/// Makes errors of a file say what was to be done.
+fn io(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let what = format!("{what} {}", path.display());
+    move |source| Error::Io { what, source }
 }
 
 impl Format {
