@@ -155,10 +155,10 @@ async fn measure(
     Ok(outcome)
 }
 
-/// Writes and syncs blocks as large as the server's writes were, and notes the server's bytes per
+/// Writes and syncs blocks as large as the server's frames were, and notes the server's bytes per
 /// second as a part of these.
 fn beside(file: &mut ProbeFile, round: &mut Outcome, time: Duration) -> anyhow::Result<()> {
-    let size = ((round.spent.wal_bytes / round.spent.syncs.max(1.0)) as usize).max(1);
+    let size = ((round.spent.wal_bytes / round.spent.frames.max(1.0)) as usize).max(1);
     let ours = round.bytes as f64 / round.spent.seconds;
     let part = |begin: Instant, writes: usize| {
         ours / ((writes * size) as f64 / begin.elapsed().as_secs_f64())

@@ -35,6 +35,10 @@ use clap::{Parser, ValueEnum};
 use reference::Reference;
 use report::Report;
 
+/// The one of `sarit`: what `sarit write` does is what is measured.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Sarit beside the machine's limits and beside the official server
 #[derive(Parser)]
 #[command(after_help = "Examples:
