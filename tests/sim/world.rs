@@ -177,7 +177,7 @@ impl World {
             lose_answer: 0.05,
             stall: 0.05,
             stall_time: Duration::from_millis(rng.below(2000)),
-            overwrite: false,
+            ..Faults::default()
         });
         let flush = Flush {
             bytes: 4 << 10,

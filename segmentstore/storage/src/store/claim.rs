@@ -17,7 +17,7 @@ impl Store {
     /// caller's is for the caller to say; if so, [`Self::claimed`].
     ///
     /// # Errors
-    /// Retryable ones; [`StoreError::Unfit`] if there is no such bucket.
+    /// Retryable ones; [`StoreError::Unfit`] if there is no such bucket, or we may not write to it.
     pub async fn claim(&self, note: Bytes) -> Result<Bytes, StoreError> {
         let path = self.path(NOTE);
         let options = PutOptions::from(PutMode::Create);
@@ -35,7 +35,7 @@ impl Store {
                 }),
             },
             Err(Refusal::Missing) => Err(self.no_bucket()),
-            Err(refusal) => Err(refusal.into_error(&path)),
+            Err(refusal) => Err(refusal.into_first_error(&path)),
         }
     }
 

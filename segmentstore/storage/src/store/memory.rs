@@ -31,6 +31,8 @@ pub struct Faults {
     pub stall: f64,
     /// How long.
     pub stall_time: Duration,
+    /// Refused: "access denied".
+    pub deny: f64,
     /// Conditional puts write over what is there: a store that lies.
     pub overwrite: bool,
 }
@@ -49,6 +51,7 @@ struct Inner {
 enum Fate {
     Normal,
     Refused,
+    Denied,
     AnswerLost,
 }
 
@@ -83,6 +86,8 @@ impl Memory {
         }
         if rng.chance(faults.refuse) {
             Fate::Refused
+        } else if rng.chance(faults.deny) {
+            Fate::Denied
         } else if rng.chance(faults.lose_answer) {
             Fate::AnswerLost
         } else {
@@ -94,6 +99,10 @@ impl Memory {
         match self.fate().await {
             Fate::Normal => request.await,
             Fate::Refused => Err(failure("slow down")),
+            Fate::Denied => Err(object_store::Error::PermissionDenied {
+                path: String::new(),
+                source: "access denied".into(),
+            }),
             Fate::AnswerLost => {
                 request.await?;
                 Err(failure("the connection broke"))

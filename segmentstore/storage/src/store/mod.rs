@@ -493,11 +493,23 @@ impl Store {
                 object_store::Error::AlreadyExists { .. }
                 | object_store::Error::Precondition { .. },
             )) => Err(Refusal::Exists),
-            Ok(Err(source)) => Err(Refusal::Error(StoreError::Unavailable {
-                operation: operation.name(),
-                name: path.to_string(),
-                source: Arc::new(source),
-            })),
+            Ok(Err(source)) => {
+                let denied = matches!(
+                    source,
+                    object_store::Error::PermissionDenied { .. }
+                        | object_store::Error::Unauthenticated { .. }
+                );
+                let error = StoreError::Unavailable {
+                    operation: operation.name(),
+                    name: path.to_string(),
+                    source: Arc::new(source),
+                };
+                Err(if denied {
+                    Refusal::Denied(error)
+                } else {
+                    Refusal::Error(error)
+                })
+            }
             Err(_) => Err(Refusal::Error(StoreError::TimedOut {
                 operation: operation.name(),
                 name: path.to_string(),
@@ -517,6 +529,8 @@ impl std::fmt::Display for Store {
 enum Refusal {
     Missing,
     Exists,
+    /// We may not. Once a store was used, that can pass: keys are exchanged, policies mended.
+    Denied(StoreError),
     Error(StoreError),
 }
 
@@ -525,7 +539,17 @@ impl Refusal {
         match self {
             Self::Missing => StoreError::Missing(path.to_string()),
             Self::Exists => StoreError::Taken(path.to_string()),
-            Self::Error(error) => error,
+            Self::Denied(error) | Self::Error(error) => error,
+        }
+    }
+
+    /// What it means before a store was ever used: who may not now was not meant to, or made a mistake.
+    fn into_first_error(self, path: &Path) -> StoreError {
+        match self {
+            Self::Denied(error) => StoreError::Unfit(format!(
+                "{error}; check the credentials, the rights they have on the bucket, and this machine's clock"
+            )),
+            other => other.into_error(path),
         }
     }
 }

@@ -9,7 +9,7 @@ impl Store {
     /// Creates an object twice and reads it back; `nonce` names it, so that processes do not meet.
     ///
     /// # Errors
-    /// [`StoreError::Unfit`]: do not use this store. Retryable ones: it cannot be told yet.
+    /// [`StoreError::Unfit`]: do not use this store, or not with these credentials. Retryable ones: it cannot be told yet.
     pub async fn probe(&self, nonce: u128) -> Result<(), StoreError> {
         let path = self.path(&format!("probe/{nonce:032x}"));
         let outcome = self.probe_at(&path).await;
@@ -19,7 +19,7 @@ impl Store {
         match deleted {
             Ok(()) => Ok(()),
             Err(Refusal::Missing) => Err(StoreError::Unfit(format!("{path} was lost"))),
-            Err(refusal) => Err(refusal.into_error(&path)),
+            Err(refusal) => Err(refusal.into_first_error(&path)),
         }
     }
 
@@ -38,12 +38,12 @@ impl Store {
                 }
                 (_, Err(Refusal::Missing)) => return Err(self.no_bucket()),
                 // An earlier try of this very request, whose answer was lost, can be the reason.
-                (_, Err(refusal)) => return Err(refusal.into_error(path)),
+                (_, Err(refusal)) => return Err(refusal.into_first_error(path)),
             }
         }
         let get = async { self.0.objects.get(path).await?.bytes().await };
         let got = self.request(Operation::Get, path, 0, get).await;
-        let got = got.map_err(|refusal| refusal.into_error(path))?;
+        let got = got.map_err(|refusal| refusal.into_first_error(path))?;
         if got == CONTENT[0] {
             return Ok(());
         }

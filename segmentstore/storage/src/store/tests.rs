@@ -140,6 +140,28 @@ async fn a_store_that_writes_over_objects_is_refused() {
 }
 
 #[tokio::test]
+async fn who_may_not_is_told_at_the_start_and_tries_again_later() {
+    let (memory, store) = memory();
+    memory.set_faults(Faults {
+        deny: 1.0,
+        ..Faults::default()
+    });
+    let refused = store.probe(7).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unfit(_)), "{refused}");
+    assert!(
+        refused.to_string().contains("check the credentials"),
+        "{refused}"
+    );
+    let refused = store.claim(Bytes::from_static(b"note")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unfit(_)), "{refused}");
+    let pack = pack(1, 1);
+    let error = store.put(pack.name, pack.parts.clone()).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    memory.set_faults(Faults::default());
+    store.put(pack.name, pack.parts).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_found_out_by_the_next_try() {
     let (memory, store) = memory();
     memory.set_faults(Faults {
