@@ -37,6 +37,8 @@ fn log_files(data: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(&lane).expect("the lane's folder");
     let mut files: Vec<_> = entries
         .map(|entry| entry.expect("an entry").path())
+        // One that was being made when the server was killed never held anything; a start removes it.
+        .filter(|path| path.extension().is_none_or(|extension| extension != "tmp"))
         .collect();
     files.sort();
     files
