@@ -103,7 +103,7 @@ mod tests {
             window.completed(Duration::from_micros(100), 4096);
         }
         for _ in 0..256 {
-            window.completed(Duration::from_millis(5), super::super::WORTH_SENDING);
+            window.completed(Duration::from_millis(5), 2 * super::super::WORTH_SENDING);
         }
         assert_eq!(window.frames(), LARGE_FRAMES);
         for _ in 0..64 {
