@@ -87,7 +87,7 @@ impl Store {
     /// # Errors
     /// Retryable ones.
     pub async fn upload_export(&self, name: ExportName) -> Result<Upload, StoreError> {
-        self.begin(self.path(&name.to_string())).await
+        self.begin(self.path(&name.to_string()), None).await
     }
 
     /// Lists a container's exports with their lengths, oldest first.

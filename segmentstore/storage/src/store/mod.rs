@@ -237,19 +237,18 @@ impl Store {
     /// Retryable ones.
     pub async fn upload(&self, name: PackName) -> Result<Upload, StoreError> {
         let path = self.path(&name.to_string());
-        let Some(directory) = &self.0.directory else {
-            return self.begin(path).await;
-        };
-        self.check_claimed(Operation::Begin, &path)?;
-        let begin = directory.begin(&path);
-        let parts = self.request(Operation::Begin, &path, 0, begin).await;
-        let parts = parts.map_err(|refusal| refusal.into_error(&path))?;
-        Ok(Upload { path, parts })
+        self.begin(path, self.0.directory.as_ref()).await
     }
 
-    async fn begin(&self, path: Path) -> Result<Upload, StoreError> {
+    /// Begins an object in parts: in `directory`, if there is one, else in the object store.
+    async fn begin(&self, path: Path, directory: Option<&Directory>) -> Result<Upload, StoreError> {
         self.check_claimed(Operation::Begin, &path)?;
-        let begin = self.0.objects.put_multipart(&path);
+        let begin = async {
+            match directory {
+                Some(directory) => directory.begin(&path).await,
+                None => self.0.objects.put_multipart(&path).await,
+            }
+        };
         let parts = self.request(Operation::Begin, &path, 0, begin).await;
         let parts = parts.map_err(|refusal| refusal.into_error(&path))?;
         Ok(Upload { path, parts })

@@ -9,7 +9,8 @@ impl Store {
     /// Creates an object twice and reads it back; `nonce` names it, so that processes do not meet.
     ///
     /// # Errors
-    /// [`StoreError::Unfit`]: do not use this store, or not with these credentials. Retryable ones: it cannot be told yet.
+    /// [`StoreError::Unfit`]: do not use this store, or not with these credentials. Retryable ones: it
+    /// cannot be told yet.
     pub async fn probe(&self, nonce: u128) -> Result<(), StoreError> {
         let path = self.path(&format!("probe/{nonce:032x}"));
         let outcome = self.probe_at(&path).await;
