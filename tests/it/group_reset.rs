@@ -44,6 +44,14 @@ impl World {
 
     /// What a Java reader of the group gets, sorted; events of different segments come in any order.
     fn java(&self, arguments: &[&str]) -> anyhow::Result<Vec<u32>> {
+        let (mut before, behind) = self.around_checkpoint(arguments)?;
+        before.extend(behind);
+        before.sort_unstable();
+        Ok(before)
+    }
+
+    /// What a Java reader of the group gets before and behind the checkpoint that it asks for.
+    fn around_checkpoint(&self, arguments: &[&str]) -> anyhow::Result<(Vec<u32>, Vec<u32>)> {
         let log = std::fs::File::options()
             .append(true)
             .create(true)
@@ -60,10 +68,13 @@ impl World {
             output.status
         );
         let text = String::from_utf8(output.stdout)?;
-        let read: Result<Vec<u32>, _> = text.lines().map(str::parse).collect();
-        let mut read = read?;
-        read.sort_unstable();
-        Ok(read)
+        let mut lines = text.lines();
+        let mut numbers = Vec::new();
+        for line in lines.by_ref().take_while(|line| *line != "checkpoint") {
+            numbers.push(line.parse()?);
+        }
+        let behind: Result<_, _> = lines.map(str::parse).collect();
+        Ok((numbers, behind?))
     }
 
     fn reset(&self, to: &str) -> anyhow::Result<Value> {
@@ -81,13 +92,20 @@ fn run(uri: String, folder: &Path) -> anyhow::Result<()> {
         "",
     )?;
     world.write(0..100)?;
-    let read = world.java(&["create", "t", "40", "100"])?;
+    let (before, mut behind) = world.around_checkpoint(&["create", "t", "40", "100"])?;
+    behind.sort_unstable();
+    let mut read = [before.as_slice(), &behind].concat();
+    read.sort_unstable();
     ensure!(read == numbers(0..100), "at first: {read:?}");
+    ensure!(
+        before.len() >= 40 && !behind.is_empty(),
+        "no checkpoint among them: {before:?}, {behind:?}"
+    );
 
     let reset = world.reset("checkpoint")?;
     ensure!(reset["generation"] == 1, "{reset}");
     let read = world.java(&["read"])?;
-    ensure!(read.len() == 60, "behind the checkpoint: {read:?}");
+    ensure!(read == behind, "behind the checkpoint: {read:?}");
 
     world.reset("head")?;
     let read = world.java(&["read"])?;

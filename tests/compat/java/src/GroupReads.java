@@ -16,8 +16,9 @@ import java.util.concurrent.TimeUnit;
 
 /**
  * Reads a group's events and prints them, one a line. What happens to the group between two runs is another's matter.
- * {@code GroupReads URI SCOPE GROUP create STREAM BEFORE ALL} makes the group, reads {@code BEFORE} events, makes a checkpoint, and reads up
- * to {@code ALL}. {@code GroupReads URI SCOPE GROUP read} reads what there is, until nothing has come for a while.
+ * {@code GroupReads URI SCOPE GROUP create STREAM BEFORE ALL} makes the group, reads {@code BEFORE} events, asks for a checkpoint, prints
+ * {@code checkpoint} where the reader meets it, perhaps some events later, and reads up to {@code ALL}.
+ * {@code GroupReads URI SCOPE GROUP read} reads what there is, until nothing has come for a while.
  */
 final class GroupReads {
     private static final int IDLE_MILLIS = 5_000;
@@ -67,17 +68,11 @@ final class GroupReads {
         int read = 0;
         try (ReaderGroup group = groups.getReaderGroup(name)) {
             CompletableFuture<Checkpoint> checkpoint = group.initiateCheckpoint("here", executor);
-            boolean met = false;
-            while (!met) {
-                EventRead<String> event = reader.readNextEvent(100);
-                met = event.isCheckpoint();
-                if (event.getEvent() != null) {
-                    throw new IllegalStateException("an event before the checkpoint: " + event.getEvent());
-                }
-            }
             while (!checkpoint.isDone()) {
                 EventRead<String> event = reader.readNextEvent(100);
-                if (event.getEvent() != null) {
+                if (event.isCheckpoint()) {
+                    System.out.println("checkpoint");
+                } else if (event.getEvent() != null) {
                     System.out.println(event.getEvent());
                     read++;
                 }
