@@ -20,7 +20,7 @@ use crate::limits::{Echo, ProbeFile};
 use crate::load::{Payloads, segment_names, tails};
 use crate::report::{Goal, Row};
 use crate::server::{Spent, Usage};
-use crate::{Bench, check, flat};
+use crate::{Bench, check};
 
 const SCOPE: &str = "bench";
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
@@ -70,8 +70,7 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         drop(server);
         std::fs::remove_dir_all(&data)?;
     }
-    figures(bench, &mut outcomes)?;
-    flat::run(bench)
+    figures(bench, &mut outcomes)
 }
 
 async fn grid(

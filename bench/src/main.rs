@@ -67,8 +67,10 @@ struct Args {
 enum Section {
     /// What this machine can do at best
     Limits,
-    /// Appends with our client, and by raw wire on 1 to 1,000 segments
+    /// Appends with our client: latency and throughput by size and depth
     Append,
+    /// Appends of one event by raw wire on 1 to 1,000 segments
+    Flat,
     /// Memory of a server without work
     Idle,
     /// Splits: their syncs and requests, and the gap that writers see
@@ -130,6 +132,7 @@ fn main() -> anyhow::Result<()> {
         match section {
             Section::Limits => limits::run(&mut bench)?,
             Section::Append => append::run(&mut bench)?,
+            Section::Flat => flat::run(&mut bench)?,
             Section::Idle => idle::run(&mut bench)?,
             Section::Scale => scale::run(&mut bench)?,
             Section::Transactions => transactions::run(&mut bench)?,

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use sarit_storage::{BLOCK_BYTES, PackId, PackName, PackWriter, StoreError, WrittenPack};
-use sarit_wal::FrameNo;
+use sarit_wal::{Frame, FrameNo};
 use tokio::sync::oneshot;
 
 use super::Flusher;
@@ -25,6 +25,8 @@ const PART_BYTES: u64 = 8 << 20;
 /// A piece that is a smaller part of the memory it lies in than one of so many is copied, so that uploads
 /// hold little more memory than they have credit for.
 const COPIED_BELOW: usize = 2;
+/// Pieces shorter than this are gathered in one buffer: a pack may have tens of thousands.
+const SMALL: u32 = 8 << 10;
 /// Missing frames this close together are read in one pass.
 const FRAME_GAP: u64 = 4;
 
@@ -210,44 +212,137 @@ fn parts(pieces: &[Piece]) -> Vec<Vec<Piece>> {
 
 /// Adds pieces to a pack; those of one segment that follow one another become one run.
 async fn add(flusher: &Flusher, writer: &mut PackWriter, pieces: &[Piece]) -> Result<(), Failure> {
-    let mut gathered = gather(flusher, pieces).await?;
+    let Gathered {
+        mut small,
+        mut large,
+    } = gather(flusher, pieces).await?;
+    let follows = |a: &Piece, b: &Piece| b.sid == a.sid && b.extent.offset == a.extent.end();
+    // Runs of small pieces only, which are given together, and their length.
+    let (mut waiting, mut len) = (Vec::new(), 0);
     let mut at = 0;
-    while at < pieces.len() {
-        let Piece { sid, extent } = pieces[at];
-        let mut behind = at + 1;
-        while behind < pieces.len()
-            && pieces[behind].sid == sid
-            && pieces[behind].extent.offset == pieces[behind - 1].extent.end()
-        {
-            behind += 1;
+    for run in pieces.chunk_by(follows) {
+        let Piece { sid, extent } = run[0];
+        if run.iter().all(is_small) {
+            let bytes = run.iter().map(|piece| piece.extent.length).sum();
+            waiting.push((sid.0, extent.offset, bytes));
+            len += bytes as usize;
+        } else {
+            let before = small.split_to(std::mem::take(&mut len));
+            writer.add_all(&waiting, before).map_err(StoreError::from)?;
+            waiting.clear();
+            let mut bytes = Vec::new();
+            for (piece, at) in run.iter().zip(at..) {
+                if is_small(piece) {
+                    bytes.push(small.split_to(piece.extent.length as usize));
+                } else {
+                    bytes.append(&mut large[at]);
+                }
+            }
+            writer
+                .add(sid.0, extent.offset, &bytes)
+                .map_err(StoreError::from)?;
         }
-        let bytes: Vec<_> = gathered[at..behind]
-            .iter_mut()
-            .flat_map(std::mem::take)
-            .collect();
-        writer
-            .add(sid.0, extent.offset, &bytes)
-            .map_err(StoreError::from)?;
-        at = behind;
+        at += run.len();
     }
-    Ok(())
+    let added = writer.add_all(&waiting, small);
+    added.map_err(|error| StoreError::from(error).into())
 }
 
-/// Gets the bytes of pieces, from memory if they are there.
-async fn gather(flusher: &Flusher, pieces: &[Piece]) -> Result<Vec<Vec<Bytes>>, Failure> {
+/// The bytes of pieces.
+struct Gathered {
+    /// Those of small ones, one behind the other in the order of the pieces.
+    small: Bytes,
+    /// Those of each of the others.
+    large: Vec<Vec<Bytes>>,
+}
+
+/// Bytes of pieces, while they come in any order.
+struct Gathering<'a> {
+    pieces: &'a [Piece],
+    small: BytesMut,
+    /// Where each piece goes in it, if it is a small one.
+    places: Vec<usize>,
+    large: Vec<Vec<Bytes>>,
+}
+
+impl<'a> Gathering<'a> {
+    fn new(pieces: &'a [Piece]) -> Self {
+        let mut end = 0;
+        let place = |piece: &Piece| {
+            let place = end;
+            if is_small(piece) {
+                end += piece.extent.length as usize;
+            }
+            place
+        };
+        let places = pieces.iter().map(place).collect();
+        Self {
+            pieces,
+            small: BytesMut::zeroed(end),
+            places,
+            large: vec![Vec::new(); pieces.len()],
+        }
+    }
+
+    /// Takes a piece out of its frame.
+    fn frame(&mut self, at: usize, frame: &Frame) {
+        let Piece { extent, .. } = &self.pieces[at];
+        let from = extent.position as usize;
+        let range = from..from + extent.length as usize;
+        let body = frame.body();
+        if is_small(&self.pieces[at]) {
+            self.copy(at, &body[range]);
+        } else if range.len() * COPIED_BELOW < frame.memory_bytes() {
+            self.large[at] = vec![Bytes::copy_from_slice(&body[range])];
+        } else {
+            self.large[at] = vec![body.slice(range)];
+        }
+    }
+
+    /// Takes a piece that came in parts.
+    fn parts(&mut self, at: usize, parts: Vec<Bytes>) {
+        if !is_small(&self.pieces[at]) {
+            self.large[at] = parts;
+            return;
+        }
+        for part in parts {
+            self.copy(at, &part);
+            self.places[at] += part.len();
+        }
+    }
+
+    fn copy(&mut self, at: usize, bytes: &[u8]) {
+        let place = self.places[at];
+        self.small[place..place + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+fn is_small(piece: &Piece) -> bool {
+    piece.extent.length < SMALL
+}
+
+/// Gets the bytes of pieces, from memory if they are there; each frame once.
+async fn gather(flusher: &Flusher, pieces: &[Piece]) -> Result<Gathered, Failure> {
     let shared = &flusher.shared;
-    let mut gathered = vec![Vec::new(); pieces.len()];
-    let mut missing: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    let mut gathering = Gathering::new(pieces);
+    let mut in_frames = Vec::with_capacity(pieces.len());
     for (at, piece) in pieces.iter().enumerate() {
         match piece.extent.place.medium() {
-            Medium::Frame(number) => match shared.memory.frames().get(shared.owner, number) {
-                Some(frame) => {
-                    let memory = frame.memory_bytes();
-                    gathered[at] = vec![cut(frame.body(), &piece.extent, memory)];
-                }
-                None => missing.entry(number).or_default().push(at),
-            },
-            Medium::Pack(id) => gathered[at] = from_pack(flusher, id, &piece.extent).await?,
+            Medium::Frame(number) => in_frames.push((number, at)),
+            Medium::Pack(id) => {
+                gathering.parts(at, from_pack(flusher, id, &piece.extent).await?);
+            }
+        }
+    }
+    in_frames.sort_unstable();
+    let mut missing: BTreeMap<u64, &[(u64, usize)]> = BTreeMap::new();
+    for wanted in in_frames.chunk_by(|a, b| a.0 == b.0) {
+        let number = wanted[0].0;
+        match shared.memory.frames().get(shared.owner, number) {
+            Some(frame) => wanted
+                .iter()
+                .for_each(|(_, at)| gathering.frame(*at, &frame)),
+            None => drop(missing.insert(number, wanted)),
         }
     }
     while let Some((&first, _)) = missing.first_key_value() {
@@ -279,13 +374,15 @@ async fn gather(flusher: &Flusher, pieces: &[Piece]) -> Result<Vec<Vec<Bytes>>, 
                 .metrics
                 .flush_reread_bytes
                 .add(frame.body().len() as u64);
-            for at in wanted {
-                let memory = frame.memory_bytes();
-                gathered[at] = vec![cut(frame.body(), &pieces[at].extent, memory)];
-            }
+            wanted
+                .iter()
+                .for_each(|(_, at)| gathering.frame(*at, &frame));
         }
     }
-    Ok(gathered)
+    Ok(Gathered {
+        small: gathering.small.freeze(),
+        large: gathering.large,
+    })
 }
 
 /// Reads what lies in another pack.
@@ -322,16 +419,4 @@ async fn from_pack(flusher: &Flusher, id: PackId, extent: &Extent) -> Result<Vec
         );
     }
     Ok(pieces)
-}
-
-/// Cuts an extent out of what it lies in, which takes `memory` bytes.
-fn cut(body: &Bytes, extent: &Extent, memory: usize) -> Bytes {
-    let from = extent.position as usize;
-    let to = from + extent.length as usize;
-    if (to - from) * COPIED_BELOW < memory {
-        let mut copied = BytesMut::with_capacity(to - from);
-        copied.put_slice(&body[from..to]);
-        return copied.freeze();
-    }
-    body.slice(from..to)
 }

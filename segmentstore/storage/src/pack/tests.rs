@@ -135,6 +135,38 @@ fn runs_out_of_order_are_refused_and_the_writer_goes_on() {
 }
 
 #[test]
+fn runs_given_together_make_the_same_pack_and_are_refused_together() {
+    let together = |writer: &mut PackWriter, pieces: &[Piece]| {
+        let run = |(segment, offset, data): &Piece| (*segment, *offset, data.len() as u32);
+        let runs: Vec<_> = pieces.iter().map(run).collect();
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.2.clone()).collect();
+        writer.add_all(&runs, bytes.into())
+    };
+    let begin = || PackWriter::new(name(), Kind::Shared, 10..=20).unwrap();
+    let mut writer = begin();
+    together(&mut writer, &small()).unwrap();
+    assert_eq!(writer.finish().unwrap().parts.concat(), object(&small()));
+
+    let mut writer = begin();
+    let more = [(9, 1005, vec![7; 3]), (10, 0, vec![8; 300 << 10])];
+    let wrong = [more.clone(), [(9, 1008, vec![1]), (9, 1009, vec![2])]].concat();
+    together(&mut writer, &small()).unwrap();
+    let refused = together(&mut writer, &wrong);
+    assert!(
+        matches!(refused, Err(Error::OutOfOrder { .. })),
+        "{refused:?}"
+    );
+    together(&mut writer, &more).unwrap();
+    let mut expected = begin();
+    for (segment, offset, data) in [&small()[..], &more].concat() {
+        expected.add(segment, offset, &[data.into()]).unwrap();
+    }
+    let [given, expected] = [writer, expected].map(|writer| writer.finish_with_blocks().unwrap());
+    assert_eq!(given.parts.concat(), expected.parts.concat());
+    assert_eq!(given.runs, expected.runs);
+}
+
+#[test]
 fn a_full_pack_says_so_and_can_be_finished() {
     let full = |limits| {
         let mut writer = PackWriter::with_limits(name(), Kind::Shared, 0..=9, limits).unwrap();

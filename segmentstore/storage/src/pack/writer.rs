@@ -1,7 +1,7 @@
 //! Makes the bytes of a pack.
 //!
-//! The data is not copied: the object is a list of the pieces that were given, then index and
-//! footer. What the writer refuses leaves it as it was; the same run can go into the next pack. It
+//! The data is not copied: the object is a list of the pieces that were given, then index and footer; so
+//! the many small ones of a pack are best given as one. What the writer refuses leaves it as it was; the same run can go into the next pack. It
 //! does not sort, does not choose what goes together, and does not upload.
 
 use std::ops::RangeInclusive;
@@ -108,6 +108,40 @@ impl PackWriter {
             .extend(pieces.iter().filter(|piece| !piece.is_empty()).cloned());
         self.runs.push(Run { crc, ..run });
         self.data_len += len;
+        Ok(())
+    }
+
+    /// Adds many runs, given as segment, offset and length, whose bytes lie one behind the other in
+    /// `bytes`. An error leaves the writer as it was.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    ///
+    /// # Panics
+    /// If the runs are not exactly as long as `bytes`.
+    pub fn add_all(&mut self, runs: &[(u64, u64, u32)], bytes: Bytes) -> Result<(), Error> {
+        let before = (self.runs.len(), self.data_len);
+        let mut rest = &bytes[..];
+        for &(segment, offset, len) in runs {
+            let run = match self.place(segment, offset, len.into()) {
+                Ok(run) => run,
+                Err(error) => {
+                    self.runs.truncate(before.0);
+                    self.data_len = before.1;
+                    return Err(error);
+                }
+            };
+            let (data, behind) = rest.split_at(len as usize);
+            let crc = crc32c(data);
+            self.runs.push(Run { crc, ..run });
+            self.data_len += u64::from(len);
+            rest = behind;
+        }
+        assert!(rest.is_empty(), "bytes that belong to no run");
+        self.blocks.update(&bytes);
+        if !bytes.is_empty() {
+            self.parts.push(bytes);
+        }
         Ok(())
     }
 

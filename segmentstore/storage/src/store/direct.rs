@@ -1,9 +1,10 @@
-//! Large packs in a directory: written past the page cache, part by part, by one thread.
+//! Packs in a directory: written past the page cache, by one thread, large ones part by part.
 //!
 //! Written the ordinary way, a pack lies in the cache until it is complete, and then all of its 128 MiB
 //! go to the device at once: until that is done, every sync of a log on the same disk waits. Here the
 //! device gets a part when it comes, a piece at a time, so that the log's writes find their turn between
-//! two of them; and the bytes are not copied into a cache where nobody looks for them soon.
+//! two of them; the bytes are not copied into a cache where nobody looks for them soon; and those of many
+//! small segments, an event here and there, are not each a system call.
 //!
 //! As in the object store, whose place this takes, a pack is written under another name and gets its own
 //! when it is durable. One thread for all: each thread that writes directly keeps a buffer.
@@ -94,22 +95,51 @@ impl Directory {
         Self { root, thread }
     }
 
+    fn thread(&self) -> Thread {
+        self.thread.get_or_init(Thread::start).clone()
+    }
+
+    /// Writes a whole pack; the thread does nothing else meanwhile.
+    ///
+    /// # Errors
+    /// [`object_store::Error::AlreadyExists`]; others, after which it may or may not exist.
+    pub(super) async fn put(&self, path: &Path, parts: Vec<Bytes>) -> Result<()> {
+        let target = self.root.join(path.as_ref());
+        let put = async move {
+            match RealDisk.open(&target, OpenMode::Read).await {
+                Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            let unfinished = unfinished(&target);
+            let written = async {
+                let file = create(&unfinished).await?;
+                file.write_through_at(0, &parts).await?;
+                complete(&*file, &unfinished, &target).await
+            };
+            let written = written.await;
+            if written.is_err() {
+                // What fails here is found at the next start, see `remove_unfinished`.
+                let _ = RealDisk.remove(&unfinished).await;
+            }
+            written
+        };
+        match self.thread().run(put).await {
+            Err(object_store::Error::Generic { source, .. }) if exists(&*source) => {
+                let path = path.to_string();
+                Err(object_store::Error::AlreadyExists { path, source })
+            }
+            done => done,
+        }
+    }
+
     /// Begins a pack. Its name is new, so nothing is written over but what an earlier life left unfinished.
     pub(super) async fn begin(&self, path: &Path) -> Result<Box<dyn MultipartUpload>> {
-        let thread = self.thread.get_or_init(Thread::start).clone();
+        let thread = self.thread();
         let target = self.root.join(path.as_ref());
-        let mut unfinished = target.clone().into_os_string();
-        unfinished.push(UNFINISHED);
-        let unfinished = PathBuf::from(unfinished);
-        let (staging, folder) = (unfinished.clone(), folder(&target));
-        let begin = async move {
-            RealDisk.create_dir_all(&folder).await?;
-            match RealDisk.remove(&staging).await {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            RealDisk.open(&staging, OpenMode::CreateNew).await
-        };
+        let unfinished = unfinished(&target);
+        let staging = unfinished.clone();
+        let begin = async move { create(&staging).await };
         Ok(Box::new(DirectUpload {
             file: thread.run(begin).await?,
             thread,
@@ -120,9 +150,37 @@ impl Directory {
     }
 }
 
-fn folder(path: &FilePath) -> PathBuf {
-    let parent = path.parent();
-    parent.expect("a pack lies in a folder").to_path_buf()
+fn exists(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+}
+
+/// Returns what a pack is called until it is complete.
+fn unfinished(target: &FilePath) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    name.into()
+}
+
+fn folder(path: &FilePath) -> &FilePath {
+    path.parent().expect("a pack lies in a folder")
+}
+
+/// Creates a file in place of what an earlier life left of it.
+async fn create(unfinished: &FilePath) -> io::Result<Arc<dyn DiskFile>> {
+    RealDisk.create_dir_all(folder(unfinished)).await?;
+    match RealDisk.remove(unfinished).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    RealDisk.open(unfinished, OpenMode::CreateNew).await
+}
+
+/// Makes what was written durable, and then the pack's.
+async fn complete(file: &dyn DiskFile, unfinished: &FilePath, target: &FilePath) -> io::Result<()> {
+    file.sync_data().await?;
+    RealDisk.rename(unfinished, target).await?;
+    RealDisk.sync_dir(folder(target)).await
 }
 
 /// A pack that is being written.
@@ -161,11 +219,7 @@ impl MultipartUpload for DirectUpload {
     async fn complete(&mut self) -> Result<PutResult> {
         let (unfinished, target) = (self.unfinished.clone(), self.target.clone());
         let file = self.file.clone();
-        let complete = async move {
-            file.sync_data().await?;
-            RealDisk.rename(&unfinished, &target).await?;
-            RealDisk.sync_dir(&folder(&target)).await
-        };
+        let complete = async move { complete(&*file, &unfinished, &target).await };
         self.thread.run(complete).await?;
         Ok(PutResult {
             e_tag: None,

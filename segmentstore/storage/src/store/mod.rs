@@ -121,7 +121,7 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     objects: Arc<dyn ObjectStore>,
-    /// Where large packs are written without it.
+    /// Where packs are written without it.
     directory: Option<Directory>,
     /// What the names of packs stand behind.
     prefix: Option<Path>,
@@ -217,12 +217,18 @@ impl Store {
     pub async fn put(&self, name: PackName, parts: Vec<Bytes>) -> Result<(), StoreError> {
         let path = self.path(&name.to_string());
         self.check_claimed(Operation::Put, &path)?;
-        let payload: PutPayload = parts.iter().cloned().collect();
-        let bytes = payload.content_length() as u64;
-        let options = PutOptions::from(PutMode::Create);
-        let put = self.0.objects.put_opts(&path, payload, options);
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        let put = async {
+            if let Some(directory) = &self.0.directory {
+                return directory.put(&path, parts.clone()).await;
+            }
+            let payload: PutPayload = parts.iter().cloned().collect();
+            let options = PutOptions::from(PutMode::Create);
+            let put = self.0.objects.put_opts(&path, payload, options);
+            put.await.map(drop)
+        };
         match self.request(Operation::Put, &path, bytes, put).await {
-            Ok(_) => {
+            Ok(()) => {
                 self.0.counts.written(bytes);
                 Ok(())
             }
