@@ -23,7 +23,8 @@ pub enum AppendOp {
         segment: Arc<str>,
         /// The writer.
         writer: WriterId,
-        /// Returned with the outcome.
+        /// Returned with the outcome. The segment stays in memory until the connection names another one
+        /// with the same token, so give one to each writer, and to another only when all is answered.
         token: u64,
     },
     /// Appends events, unless the writer has appended `last_event_number` already.
@@ -32,7 +33,7 @@ pub enum AppendOp {
         segment: Arc<str>,
         /// The writer.
         writer: WriterId,
-        /// Returned with the outcome.
+        /// As that of a set-up.
         token: u64,
         /// Number of the last event in it; rises with every append of a writer.
         last_event_number: i64,
@@ -45,6 +46,14 @@ pub enum AppendOp {
         /// Credit for them, given back when they are durable.
         permit: Permit,
     },
+}
+
+impl AppendOp {
+    /// Returns the token, and the segment that is named with it.
+    pub(crate) fn place(&self) -> (u64, &Arc<str>) {
+        let (Self::Setup { segment, token, .. } | Self::Append { segment, token, .. }) = self;
+        (*token, segment)
+    }
 }
 
 /// Outcomes of one connection's appends, in the order they were submitted per writer.
@@ -89,26 +98,16 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Gets the segments that these operations name into memory, and keeps them there as long as this
-    /// connection lasts.
+    /// Gets the segments that these operations name into memory, and keeps them there.
     async fn pin(&self, operations: &[AppendOp]) -> Result<(), Error> {
-        while let Some(segment) = self.unpinned(operations) {
-            let pin = residents::pin(&self.shared, segment).await?;
-            self.to.pins.lock().insert(segment.clone(), pin);
+        for operation in operations {
+            if !self.to.is_pinned(operation) {
+                let (token, segment) = operation.place();
+                let pin = residents::pin(&self.shared, segment).await?;
+                self.to.pins.lock().insert(token, (segment.clone(), pin));
+            }
         }
         Ok(())
-    }
-
-    /// Returns the first segment that this connection has not pinned yet.
-    fn unpinned<'a>(&self, operations: &'a [AppendOp]) -> Option<&'a Arc<str>> {
-        let pins = self.to.pins.lock();
-        let mut last: Option<&Arc<str>> = None;
-        operations.iter().find_map(|operation| {
-            let (AppendOp::Setup { segment, .. } | AppendOp::Append { segment, .. }) = operation;
-            let same = last.is_some_and(|last| Arc::ptr_eq(last, segment));
-            last = Some(segment);
-            (!same && !pins.contains_key(segment)).then_some(segment)
-        })
     }
 
     /// Takes places in the order for all operations, side by side.
@@ -133,7 +132,7 @@ impl Appender {
     /// The operations, none of which was taken: the inbox is full, or the container is stopping.
     pub fn try_submit(&self, operations: Vec<AppendOp>) -> Result<(), Vec<AppendOp>> {
         // A segment that this connection names for the first time may have to be loaded.
-        if self.unpinned(&operations).is_some() {
+        if !operations.iter().all(|one| self.to.is_pinned(one)) {
             return Err(operations);
         }
         let Ok(place) = self.fillers.try_reserve() else {

@@ -3,6 +3,7 @@
 //! Reads and look-ups answer from durable state at once; changes go through the sequencer and answer
 //! when they are durable. Handles are cheap to clone and hold nothing open.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::pipeline::reply::{Caller, Destination};
 use crate::pipeline::{Filler, Request, Wish};
 use crate::read::reader;
 use crate::shared::Shared;
-use crate::state::Segment;
+use crate::state::{Seeded, Segment};
 use crate::tables::{Delta, Page, Table};
 use crate::{
     Appender, AttributeUpdate, Config, ContainerStats, Error, Kind, Outcomes, Parts, Read, Running,
@@ -90,7 +91,7 @@ impl Container {
             to: Arc::new(Destination {
                 number,
                 outcomes,
-                pins: Mutex::default(),
+                pins: Mutex::new(HashMap::with_hasher(Seeded(0))),
             }),
             shared: self.0.shared.clone(),
         }

@@ -36,6 +36,8 @@ pub(crate) struct Appends {
     /// Only looked up, never iterated.
     by_writer: HashMap<WriterId, usize>,
     writers_max: usize,
+    /// Rises with every set-up and append, to tell which writers have been idle longest.
+    turn: u64,
     in_flight: usize,
     /// Bindings with an acknowledgement that is still being gathered.
     gathering: Vec<usize>,
@@ -53,6 +55,8 @@ struct Binding {
     acked: i64,
     window: VecDeque<InFlight>,
     gathered: Option<Acked>,
+    /// When the writer was last heard of.
+    turn: u64,
     /// Counts what arrives, refused or not: it is load.
     meter: Option<Arc<Meter>>,
 }
@@ -110,6 +114,7 @@ impl Appends {
             free: Vec::new(),
             by_writer: HashMap::new(),
             writers_max,
+            turn: 0,
             in_flight: 0,
             gathering: Vec::new(),
             meters,
@@ -122,19 +127,32 @@ impl Appends {
     }
 
     /// Binds a writer to a segment, or refreshes the binding.
+    ///
+    /// Clients don't say that a writer is done, and one that writes transactions has a new one for each. So at
+    /// the limit those that have been idle longest are forgotten; one that appends again all the same
+    /// finds the connection closed, as if it had never been set up, connects again and goes on.
     pub(crate) fn set_up(&mut self, setup: &SetupAppend, container: ContainerId) -> Taken {
         let bound = self.by_writer.get(&setup.writer_id).copied();
+        if bound.is_none() && self.by_writer.len() >= self.writers_max {
+            self.forget_idle();
+        }
         let same = bound.filter(|place| &*self.at(*place).segment == setup.segment.as_str());
         let place = match same {
             Some(place) => place,
             None if bound.is_none() && self.by_writer.len() >= self.writers_max => {
-                let message = format!("a connection serves at most {} writers", self.writers_max);
+                let message = format!(
+                    "a connection serves at most {} writers at work",
+                    self.writers_max
+                );
                 let refused = Refused::unspecified(setup.request_id, &setup.segment, message);
                 return Taken::Refused(refused);
             }
             None => self.bind(setup, container, bound),
         };
+        self.turn += 1;
+        let turn = self.turn;
         let binding = self.at(place);
+        binding.turn = turn;
         binding.state = State::Live;
         // The client may start again from its last durable event.
         binding.seen = NULL_ATTRIBUTE;
@@ -152,7 +170,10 @@ impl Appends {
         let Some(place) = self.by_writer.get(&append.writer).copied() else {
             return Taken::Closed(None, Close::NotSetUp);
         };
+        self.turn += 1;
+        let turn = self.turn;
         let binding = self.at(place);
+        binding.turn = turn;
         if let State::Failed(refusal) = &binding.state {
             let again = reply::repeat(refusal, append.request_id, append.event_number);
             return Taken::Refused(again);
@@ -352,6 +373,7 @@ impl Appends {
             acked: NULL_ATTRIBUTE,
             window: VecDeque::new(),
             gathered: None,
+            turn: 0,
             meter: self.meters.of(&setup.segment),
         };
         if let Some(old) = old {
@@ -365,6 +387,25 @@ impl Appends {
         }
         self.by_writer.insert(setup.writer_id, place);
         place
+    }
+
+    /// Forgets a quarter of the writers, or as many as wait for nothing, those first that have been idle longest.
+    fn forget_idle(&mut self) {
+        let places = self.by_writer.values();
+        let idle = places.filter_map(|place| {
+            let binding = self.bindings[*place].as_ref()?;
+            let idle = binding.window.is_empty() && binding.gathered.is_none();
+            idle.then_some((binding.turn, *place))
+        });
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable();
+        idle.truncate(self.writers_max.div_ceil(4));
+        for (_, place) in idle {
+            if let Some(binding) = self.bindings[place].take() {
+                self.by_writer.remove(&binding.writer);
+                self.free.push(place);
+            }
+        }
     }
 
     /// Gives a replaced binding's place back once nothing can refer to it any more.

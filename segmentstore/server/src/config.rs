@@ -106,7 +106,8 @@ pub enum Engine {
 pub struct Limits {
     /// Connections at once; further ones are closed when they arrive.
     pub connections: usize,
-    /// Writers set up on one connection; further ones are refused.
+    /// Writers set up on one connection; those idle longest make room for further ones, which are refused if all are
+    /// at work.
     pub writers: usize,
     /// Reads of one connection that wait for data; further ones wait one second only.
     pub parked_reads: usize,

@@ -549,8 +549,7 @@ impl Pipeline {
             while let Some(next) = self.take() {
                 match next {
                     Next::Append(to, operation) => {
-                        let (AppendOp::Setup { token, .. } | AppendOp::Append { token, .. }) =
-                            operation;
+                        let (token, _) = operation.place();
                         refused.push(appended(&to, token, Err(Error::Stopping), Permit::none()));
                     }
                     Next::Request(request) => self.waiting.push_back(request),

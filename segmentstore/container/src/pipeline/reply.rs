@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::residents::Pin;
 use crate::state::Seeded;
-use crate::{Done, Error, Outcome, Outcomes, Permit};
+use crate::{AppendOp, Done, Error, Outcome, Outcomes, Permit};
 
 /// Where one connection's outcomes go.
 #[derive(Debug)]
@@ -21,8 +21,18 @@ pub(crate) struct Destination {
     /// Groups the outcomes of one frame by connection.
     pub(crate) number: u64,
     pub(crate) outcomes: mpsc::UnboundedSender<Outcomes>,
-    /// Keeps the segments in memory that it appends to, from its first append to each on.
-    pub(crate) pins: Mutex<HashMap<Arc<str>, Pin>>,
+    /// Keeps the segments in memory that its writers append to, each writer's last one.
+    pub(crate) pins: Mutex<HashMap<u64, (Arc<str>, Pin), Seeded>>,
+}
+
+impl Destination {
+    /// Whether the segment that an operation names was pinned for its writer.
+    pub(crate) fn is_pinned(&self, operation: &AppendOp) -> bool {
+        let (token, segment) = operation.place();
+        let pins = self.pins.lock();
+        let pinned = pins.get(&token);
+        pinned.is_some_and(|(pinned, _)| Arc::ptr_eq(pinned, segment) || pinned == segment)
+    }
 }
 
 /// An answer that waits for its frame.

@@ -114,6 +114,21 @@ async fn a_segment_that_someone_appends_to_stays_and_its_writer_is_known_again()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_writer_that_moves_on_keeps_only_its_last_segment() {
+    let world = crowd(FEW).await;
+    let mut writer = world.connect();
+    for at in 0..MANY {
+        writer.setup(&name(at), 1).await.unwrap();
+    }
+    settle(&world).await;
+    let stats = world.container.stats();
+    assert!(stats.resident <= FEW as u64, "{stats:?}");
+    let loads = stats.loads;
+    writer.append(&name(MANY - 1), 1, 0, b"").await.unwrap();
+    assert_eq!(world.container.stats().loads, loads);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_table_comes_back_with_its_entries() {
     let world = crowd(0).await;
     let kind = Kind::Table { key_length: 0 };

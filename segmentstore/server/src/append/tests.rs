@@ -379,18 +379,54 @@ fn a_container_that_does_not_start_refuses_by_reply() {
     );
 }
 
-#[test]
-fn writers_beyond_the_limit_are_refused_by_reply() {
-    let mut client = Client(Appends::new(1, Meters::default()));
-    client.set_up("s/a/0", 1);
+/// Sets a writer of its own up.
+fn set_up_another(client: &mut Client, writer: u128) -> Taken {
     let setup = SetupAppend {
         request_id: 2,
-        writer_id: WriterId(8),
-        segment: "s/a/0".to_owned(),
+        writer_id: WriterId(writer),
+        segment: format!("s/a/{writer}"),
         token: String::new(),
     };
-    assert!(matches!(
-        client.0.set_up(&setup, HERE),
-        Taken::Refused(Reply::ErrorMessage(_))
-    ));
+    client.0.set_up(&setup, HERE)
+}
+
+#[test]
+fn writers_at_work_beyond_the_limit_are_refused_by_reply() {
+    let mut client = Client(Appends::new(1, Meters::default()));
+    client.set_up("s/a/0", 1);
+    let refused = set_up_another(&mut client, 8);
+    assert!(matches!(refused, Taken::Refused(Reply::ErrorMessage(_))));
+}
+
+#[test]
+fn beyond_the_limit_those_idle_longest_are_forgotten_and_none_that_waits() {
+    const LIMIT: usize = 8;
+    let mut client = Client(Appends::new(LIMIT, Meters::default()));
+    let last_event_number = NULL_ATTRIBUTE;
+    let done = || Ok(Done::Setup { last_event_number });
+    let waiting = client.set_up("s/a/0", 1);
+    for writer in 100..1_000 {
+        let token = submitted(set_up_another(&mut client, writer));
+        assert!((token as usize) < LIMIT, "places are used again");
+        client.complete([(token, done())]);
+    }
+    assert!(client.0.by_writer.len() <= LIMIT);
+    // The newest is known, the oldest is not, and neither is the one that waited gone.
+    let mut append = |writer| {
+        client.0.append(
+            Append {
+                writer: WriterId(writer),
+                request_id: 3,
+                event_number: 1,
+                event_count: 1,
+                expected_offset: None,
+                data: [Bytes::from_static(b"x")].into_iter().collect(),
+            },
+            Permit::none(),
+        )
+    };
+    assert!(matches!(append(999), Taken::Submit(..)));
+    assert!(matches!(append(100), Taken::Closed(None, Close::NotSetUp)));
+    let replies = client.complete([(waiting, done())]);
+    assert_eq!(replies, [setup_reply("s/a/0", 1, NULL_ATTRIBUTE)]);
 }

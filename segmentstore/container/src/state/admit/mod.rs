@@ -12,6 +12,7 @@ mod tables;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +32,8 @@ const NAME_BYTES_MAX: usize = 4096;
 const FIXED_KEY_BYTES_MAX: u16 = 256;
 /// Most attributes given at creation.
 const ATTRIBUTES_MAX: usize = 256;
+/// Copies of names that are remembered: those of as many writers, if they append to a segment each.
+const RECENT: usize = 1 << 10;
 /// Bytes of a frame that are no payload, at most, if it holds one operation.
 const OVERHEAD: usize = 1 << 10;
 
@@ -78,10 +81,11 @@ pub(crate) struct Speculation {
     merged: HashMap<Merge, u64, Seeded>,
     next_sid: Sid,
     next_seq: u64,
+    hasher: Seeded,
     /// Most bytes of one operation, so that it fits a frame.
     bytes_max: usize,
-    /// The segment of the last append, by the caller's own copy of the name.
-    last: Option<(Arc<str>, Sid)>,
+    /// Segments of recent appends by their callers' own copies of the names, each in the one slot it has.
+    recent: Vec<Option<(Arc<str>, Sid)>>,
 }
 
 /// What an append wants.
@@ -114,10 +118,11 @@ impl Speculation {
             merged: HashMap::with_hasher(hasher),
             next_sid: state.next_sid,
             next_seq: state.next_seq,
+            hasher,
             bytes_max: usize::try_from(frame_bytes_max)
                 .unwrap_or(usize::MAX)
                 .saturating_sub(OVERHEAD),
-            last: None,
+            recent: Vec::new(),
         }
     }
 
@@ -144,8 +149,7 @@ impl Speculation {
         name: &Arc<str>,
         intent: Intent,
     ) -> Result<Verdict, Error> {
-        let sid = self.sid_of_append(state, name)?;
-        let mut head = self.head(state, sid).ok_or_else(|| missing(name))?;
+        let (sid, mut head) = self.find_recent(state, name)?;
         if matches!(head.kind, Kind::Table { .. }) {
             return Err(unsupported(name, "append"));
         }
@@ -191,14 +195,11 @@ impl Speculation {
         name: &Arc<str>,
         writer: WriterId,
     ) -> Result<i64, Error> {
-        let sid = self.sid_of_append(state, name)?;
-        match self.head(state, sid) {
-            Some(head) if matches!(head.kind, Kind::Stream) => {
-                Ok(self.number(state, sid, writer.into()))
-            }
-            Some(_) => Err(unsupported(name, "setupAppend")),
-            None => Err(missing(name)),
+        let (sid, head) = self.find_recent(state, name)?;
+        if matches!(head.kind, Kind::Table { .. }) {
+            return Err(unsupported(name, "setupAppend"));
         }
+        Ok(self.number(state, sid, writer.into()))
     }
 
     /// Creates a segment.
@@ -538,20 +539,25 @@ impl Speculation {
     }
 
     fn name(&mut self, name: &Arc<str>, value: Option<Sid>, by: u64) {
-        self.last = None;
         self.names.insert(name.clone(), Made { by, value });
     }
 
-    /// Looks a segment up by the name an append gives, which mostly is the one of the append before.
-    fn sid_of_append(&mut self, state: &State, name: &Arc<str>) -> Result<Sid, Error> {
-        match &self.last {
-            Some((last, sid)) if Arc::ptr_eq(last, name) => Ok(*sid),
-            _ => {
-                let sid = self.sid(state, name).ok_or_else(|| missing(name))?;
-                self.last = Some((name.clone(), sid));
-                Ok(sid)
-            }
+    /// Looks a segment up by the name that an append gives, mostly by where that copy of it lies. What was
+    /// found so is right as long as it is there: numbers are given once.
+    fn find_recent(&mut self, state: &State, name: &Arc<str>) -> Result<(Sid, Head), Error> {
+        let slot = self.hasher.hash_one(name.as_ptr() as usize) as usize % RECENT;
+        if let Some(Some((recent, sid))) = self.recent.get(slot)
+            && Arc::ptr_eq(recent, name)
+            && let Some(head) = self.head(state, *sid)
+        {
+            return Ok((*sid, head));
         }
+        let (sid, head) = self.find(state, name)?;
+        if self.recent.is_empty() {
+            self.recent.resize(RECENT, None);
+        }
+        self.recent[slot] = Some((name.clone(), sid));
+        Ok((sid, head))
     }
 
     fn sid(&self, state: &State, name: &str) -> Option<Sid> {
