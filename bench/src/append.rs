@@ -30,6 +30,8 @@ pub(crate) const SEGMENTS: [usize; 3] = [1, 16, 1_000];
 pub(crate) const KEYS: usize = 10_000;
 /// In front of an event in a segment.
 pub(crate) const EVENT_HEADER: usize = 8;
+/// Key and number at the beginning of each event.
+const MARK: usize = 12;
 /// One run of one cell ends after this many bytes, so that a fast server does not fill the disk.
 const BYTES_MAX: u64 = 400_000_000;
 
@@ -196,6 +198,8 @@ struct Driver {
     written: Vec<u64>,
     next: usize,
     payloads: Payloads,
+    /// Acknowledged events, to make others of.
+    spare: Vec<Bytes>,
     /// What the segments must hold now.
     stored_bytes: u64,
 }
@@ -216,6 +220,7 @@ impl Driver {
             written: vec![0; KEYS],
             next: 0,
             payloads: Payloads::new(1),
+            spare: Vec::new(),
             stored_bytes: 0,
         };
         // Each segment's writer is set up with its first event: not what is to be measured.
@@ -230,14 +235,24 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Makes an event: its key, its number within the key, random bytes.
+    /// Makes an event: its key, its number within the key, random bytes; in the memory of one that is
+    /// acknowledged, so that it is not the making that is measured.
     fn next_event(&mut self, size: usize) -> (usize, Bytes) {
         let key = self.next;
         self.next = (self.next + 1) % KEYS;
-        let mut event = BytesMut::with_capacity(size);
-        event.put_u32(key as u32);
-        event.put_u64(self.written[key]);
-        event.put(self.payloads.next(size - event.len()));
+        let spare = self.spare.pop().filter(|event| event.len() == size);
+        let mut event = match spare.map(Bytes::try_into_mut) {
+            Some(Ok(event)) => event,
+            Some(Err(_)) | None => {
+                let mut event = BytesMut::with_capacity(size);
+                event.put_bytes(0, MARK);
+                event.put(self.payloads.next(size - MARK));
+                event
+            }
+        };
+        let mut mark = &mut event[..MARK];
+        mark.put_u32(key as u32);
+        mark.put_u64(self.written[key]);
         self.written[key] += 1;
         self.stored_bytes += (EVENT_HEADER + size) as u64;
         (key, event.freeze())
@@ -258,23 +273,26 @@ impl Driver {
             while under_way.len() < cell.depth {
                 let (key, event) = self.next_event(cell.size);
                 let start = Instant::now();
+                let again = event.clone();
                 let ack = self.writer.write(&self.keys[key], event).await?;
                 under_way.push(async move {
                     ack.await?;
-                    Ok::<_, sarit_client::Error>(start.elapsed())
+                    Ok::<_, sarit_client::Error>((start.elapsed(), again))
                 });
                 outcome.events += 1;
                 outcome.bytes += cell.size as u64;
             }
-            if let Some(latency) = under_way.next().await {
-                outcome.acks.add(latency?);
+            if let Some(acknowledged) = under_way.next().await {
+                let (latency, event) = acknowledged?;
+                outcome.acks.add(latency);
+                self.spare.push(event);
             }
             if let Some(echo) = &mut echo {
                 outcome.floor.add(echo.ping()?);
             }
         }
-        while let Some(latency) = under_way.next().await {
-            outcome.acks.add(latency?);
+        while let Some(acknowledged) = under_way.next().await {
+            outcome.acks.add(acknowledged?.0);
         }
         Ok(())
     }

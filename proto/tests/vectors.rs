@@ -68,7 +68,7 @@ fn append_end(data: Bytes) -> AppendBlockEnd {
     AppendBlockEnd {
         writer_id: WRITER,
         size_of_whole_events: 13,
-        data,
+        data: data.into(),
         num_events: 1,
         last_event_number: 1,
         request_id: FLOW_1,

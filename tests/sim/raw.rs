@@ -166,7 +166,7 @@ fn event(writer: WriterId, number: i64, data: Bytes) -> AppendBlockEnd {
     AppendBlockEnd {
         writer_id: writer,
         size_of_whole_events: data.len() as i32,
-        data,
+        data: data.into(),
         num_events: 1,
         last_event_number: number,
         request_id: 2,

@@ -152,7 +152,7 @@ impl Connection {
         self.queue(AppendBlockEnd {
             writer_id: writer,
             size_of_whole_events: data.len() as i32,
-            data,
+            data: data.into(),
             num_events: events,
             last_event_number: last,
             request_id: 3,

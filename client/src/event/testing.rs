@@ -269,7 +269,9 @@ impl World {
                 }
                 .into();
             }
-            segment.data.extend_from_slice(&end.data);
+            for piece in end.data.pieces() {
+                segment.data.extend_from_slice(piece);
+            }
             segment.writers.insert(end.writer_id, end.last_event_number);
             self.changed.notify_waiters();
         }

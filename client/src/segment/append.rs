@@ -147,7 +147,7 @@ impl Segments {
             command::AppendBlockEnd {
                 writer_id: event.writer,
                 size_of_whole_events: data.len() as i32,
-                data,
+                data: data.into(),
                 num_events: 1,
                 last_event_number: event.number,
                 request_id,

@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
-use sarit_proto::event::{EVENT_HEADER, put_event};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use sarit_proto::event::{self, EVENT_HEADER};
 use sarit_proto::ids::WriterId;
 use sarit_proto::key_range::KeyPosition;
-use sarit_proto::wire::{Reply, command};
+use sarit_proto::wire::append::AppendData;
+use sarit_proto::wire::{BY_REFERENCE_MIN, Reply, command};
 use tokio::sync::oneshot;
 
 use crate::Error;
@@ -47,17 +48,17 @@ pub(crate) struct Done {
     pub(crate) ticket: Ticket,
 }
 
-/// The bytes of one append. Resending gives an equal one.
+/// The bytes of one append. Resending gives an equal one. Large payloads are in it as they were given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Append {
-    pub(crate) data: Bytes,
+    pub(crate) data: AppendData,
     pub(crate) events: i32,
     pub(crate) last_event_number: i64,
 }
 
 #[derive(Debug)]
 struct InFlight {
-    data: Bytes,
+    data: AppendData,
     events: VecDeque<Done>,
     last_event_number: i64,
     /// Whether more could have been put into it.
@@ -76,6 +77,12 @@ impl InFlight {
     fn first_event_number(&self) -> i64 {
         self.last_event_number - self.events.len() as i64 + 1
     }
+}
+
+/// Returns how many bytes of a payload are copied into its append: all or none.
+fn copied_bytes(payload: &Bytes) -> usize {
+    let by_reference = payload.len() >= BY_REFERENCE_MIN;
+    if by_reference { 0 } else { payload.len() }
 }
 
 /// What was accepted for one segment and is not acknowledged, in order.
@@ -136,7 +143,7 @@ impl Window {
 
     /// Takes pending events up to the limits of one append, at least one.
     fn batch(&mut self, small: bool) -> InFlight {
-        let mut bytes = 0;
+        let (mut bytes, mut copied) = (0, 0);
         let mut count = 0;
         for event in self.pending.iter().take(self.limits.batch_events_max) {
             let framed = EVENT_HEADER + event.payload.len();
@@ -144,21 +151,30 @@ impl Window {
                 break;
             }
             bytes += framed;
+            copied += EVENT_HEADER + copied_bytes(&event.payload);
             count += 1;
         }
-        let mut data = BytesMut::with_capacity(bytes);
+        let mut copies = BytesMut::with_capacity(copied);
+        let mut pieces = Vec::new();
         let mut events = VecDeque::with_capacity(count);
         for Event { payload, ticket } in self.pending.drain(..count) {
-            put_event(&mut data, &payload).expect("larger events were not accepted");
+            let header = event::header(payload.len()).expect("larger events were not accepted");
+            copies.put_slice(&header);
             events.push_back(Done {
                 bytes: payload.len(),
                 ticket,
             });
+            if payload.len() < BY_REFERENCE_MIN {
+                copies.put_slice(&payload);
+            } else {
+                pieces.extend([copies.split().freeze(), payload]);
+            }
         }
+        pieces.push(copies.freeze());
         self.pending_bytes -= bytes;
         self.last_event_number += count as i64;
         InFlight {
-            data: data.freeze(),
+            data: pieces.into_iter().collect(),
             events,
             last_event_number: self.last_event_number,
             small,
@@ -217,8 +233,8 @@ impl Window {
         let mut events = Vec::new();
         for mut append in self.in_flight.drain(..) {
             for Done { bytes, ticket } in append.events {
-                let mut framed = append.data.split_to(EVENT_HEADER + bytes);
-                let payload = framed.split_off(EVENT_HEADER);
+                append.data.split_to(EVENT_HEADER);
+                let payload = append.data.split_to(bytes);
                 events.push(Event { payload, ticket });
             }
         }

@@ -3,17 +3,19 @@
 //! A client may send an append as a block and its end, the block holding whole events and then at most
 //! one `Padding` or `PartialEvent` frame, or as the end alone.
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::Error;
-use super::codec::RawFrame;
+use super::codec::{Encoder, RawFrame};
 use super::command::{AppendBlock, AppendBlockEnd};
+use super::field::{Field, FieldError};
 
 const PADDING: i32 = -1;
 const PARTIAL_EVENT: i32 = -2;
 
-/// The bytes of one append, in at most three pieces: whole events, the first part of a split event,
-/// its second part. Stored one behind the other.
+/// The bytes of one append in pieces, stored one behind the other. Those of a client may be many, since large
+/// events leave by reference; what arrives has at most three: whole events, the first part of a split
+/// event, its second part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppendData {
     /// Empty only if all are.
@@ -34,6 +36,27 @@ impl AppendData {
         self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
     }
 
+    /// Takes the first `count` bytes; without a copy if they lie in one piece.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn split_to(&mut self, count: usize) -> Bytes {
+        if count <= self.first.len() {
+            let taken = self.first.split_to(count);
+            if self.first.is_empty() && !self.rest.is_empty() {
+                self.first = self.rest.remove(0);
+            }
+            return taken;
+        }
+        let mut taken = BytesMut::with_capacity(count);
+        while taken.len() < count {
+            let here = self.first.len().min(count - taken.len());
+            assert!(here > 0, "an append has fewer bytes");
+            taken.put_slice(&self.split_to(here));
+        }
+        taken.freeze()
+    }
+
     /// Returns whether there is nothing to store; such an append is legal and acknowledged.
     pub fn is_empty(&self) -> bool {
         self.first.is_empty()
@@ -50,6 +73,29 @@ impl FromIterator<Bytes> for AppendData {
     }
 }
 
+impl From<Bytes> for AppendData {
+    fn from(first: Bytes) -> Self {
+        let rest = Vec::new();
+        Self { first, rest }
+    }
+}
+
+/// All of them behind one `i32` length.
+impl Field for AppendData {
+    fn get(bytes: &mut Bytes) -> Result<Self, FieldError> {
+        Bytes::get(bytes).map(Self::from)
+    }
+
+    fn size(&self) -> usize {
+        4 + self.len()
+    }
+
+    fn put(&self, out: &mut Encoder) {
+        (self.len() as i32).put(out);
+        self.pieces().for_each(|piece| out.put_payload(piece));
+    }
+}
+
 /// Joins a block, if one was open, with its end.
 ///
 /// # Errors
@@ -59,7 +105,7 @@ pub fn join(block: Option<AppendBlock>, end: AppendBlockEnd) -> Result<AppendDat
         return Err(Error::Block("no events"));
     }
     let Some(AppendBlock { writer_id, data }) = block else {
-        return Ok([end.data].into_iter().collect());
+        return Ok(end.data);
     };
     if writer_id != end.writer_id {
         return Err(Error::Block("its end names another writer"));
@@ -73,7 +119,10 @@ pub fn join(block: Option<AppendBlock>, end: AppendBlockEnd) -> Result<AppendDat
         Some(RawFrame {
             code: PARTIAL_EVENT,
             payload,
-        }) => Ok([events, payload, end.data].into_iter().collect()),
+        }) => {
+            let behind = end.data.pieces().cloned();
+            Ok([events, payload].into_iter().chain(behind).collect())
+        }
         _ if end.data.is_empty() => Ok([events].into_iter().collect()),
         _ => Err(Error::Block("bytes behind a padded block")),
     }

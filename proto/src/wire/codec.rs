@@ -8,7 +8,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use super::{Error, HEADER, PAYLOAD_MAX};
 
 /// A payload from this size on is sent by reference; below, a copy costs less than another slice.
-const BY_REFERENCE_MIN: usize = 4096;
+pub const BY_REFERENCE_MIN: usize = 4096;
 
 /// One frame, its payload still unread.
 #[derive(Clone, Debug, PartialEq, Eq)]

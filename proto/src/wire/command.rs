@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::append::AppendData;
 use super::codec::{Encoder, RawFrame};
 use super::field::{
     AttributeUpdate, EventFrame, Field, FieldError, IteratorArgs, Rest, TableEntry, TableKey,
@@ -129,7 +130,7 @@ frames! {
         AppendBlockEnd = 4 {
             writer_id: WriterId,
             size_of_whole_events: i32,
-            data: Bytes,
+            data: AppendData,
             num_events: i32,
             last_event_number: i64,
             request_id: i64 = -1,

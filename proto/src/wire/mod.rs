@@ -12,7 +12,7 @@ pub mod command;
 pub mod field;
 pub mod reply;
 
-pub use codec::{Encoder, FrameDecoder, RawFrame};
+pub use codec::{BY_REFERENCE_MIN, Encoder, FrameDecoder, RawFrame};
 pub use command::Command;
 pub use reply::Reply;
 

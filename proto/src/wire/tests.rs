@@ -3,7 +3,7 @@ use std::io::IoSlice;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use proptest::prelude::*;
 
-use super::append::join;
+use super::append::{AppendData, join};
 use super::command::{AppendBlock, AppendBlockEnd, DeleteSegment};
 use super::field::*;
 use super::reply::NoSuchSegment;
@@ -41,6 +41,7 @@ sample! {
         1 => (any::<u8>(), 4000..9000_usize).prop_map(|(byte, n)| Bytes::from(vec![byte; n])),
     ];
     Rest => Bytes::sample().prop_map(Rest);
+    AppendData => Bytes::sample().prop_map(AppendData::from);
     EventFrame => Bytes::sample().prop_map(|payload| {
         let mut frame = BytesMut::new();
         crate::event::put_event(&mut frame, &payload).expect("small");
@@ -250,7 +251,7 @@ fn end(size_of_whole_events: i32, data: Bytes, num_events: i32) -> AppendBlockEn
     AppendBlockEnd {
         writer_id: WriterId(1),
         size_of_whole_events,
-        data,
+        data: data.into(),
         num_events,
         last_event_number: 1,
         request_id: 1,
@@ -494,6 +495,23 @@ mod append_blocks {
     fn an_end_alone_is_an_append() {
         let end = end(999, Bytes::from_static(b"abc"), 1);
         assert_eq!(joined(None, &end), Ok(b"abc".to_vec()));
+    }
+
+    #[test]
+    fn pieces_leave_as_one_field_and_are_taken_across_their_borders() {
+        let pieces = [&b"ab"[..], b"", b"cde", b"f"].map(Bytes::from_static);
+        let mut data: AppendData = pieces.into_iter().collect();
+        let mut out = Encoder::default();
+        data.put(&mut out);
+        assert_eq!((out.len(), data.size()), (10, 10));
+        assert_eq!(
+            AppendData::get(&mut out.take()),
+            Ok(Bytes::from("abcdef").into())
+        );
+        for taken in ["a", "bcd", "", "ef"] {
+            assert_eq!(data.split_to(taken.len()), taken);
+        }
+        assert!(data.is_empty());
     }
 
     #[test]

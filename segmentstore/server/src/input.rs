@@ -341,6 +341,7 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use sarit_container::MemoryBudget;
     use sarit_proto::ids::WriterId;
     use sarit_proto::wire::Encoder;
@@ -361,7 +362,7 @@ mod tests {
         let append = AppendBlockEnd {
             writer_id: WriterId(1),
             size_of_whole_events: 0,
-            data: vec![0; bytes].into(),
+            data: Bytes::from(vec![0; bytes]).into(),
             num_events: 1,
             last_event_number: 1,
             request_id: 1,

@@ -40,6 +40,10 @@ fn acknowledged(window: &mut Window, event_number: i64) -> usize {
     done.len()
 }
 
+fn bytes(append: &Append) -> Vec<u8> {
+    append.data.pieces().flatten().copied().collect()
+}
+
 #[test]
 fn waiting_events_leave_together_framed_and_numbered_from_one() {
     let mut window = window();
@@ -47,7 +51,7 @@ fn waiting_events_leave_together_framed_and_numbered_from_one() {
     let append = window.next_append().expect("there is room");
     assert_eq!(append.events, 2);
     assert_eq!(append.last_event_number, 2);
-    assert_eq!(&append.data[..], b"\0\0\0\0\0\0\0\x01a\0\0\0\0\0\0\0\x02bc");
+    assert_eq!(bytes(&append), b"\0\0\0\0\0\0\0\x01a\0\0\0\0\0\0\0\x02bc");
     assert_eq!(window.next_append(), None, "nothing is left");
 }
 
@@ -125,8 +129,35 @@ fn an_append_that_was_stored_in_part_is_completed() {
     let rest: Vec<_> = window.resend().collect();
     assert_eq!(rest.len(), 1);
     assert_eq!((rest[0].events, rest[0].last_event_number), (7, 10));
-    assert_eq!(rest[0].data, whole.data.slice(27..));
+    assert_eq!(bytes(&rest[0]), bytes(&whole)[27..]);
     assert_eq!(acknowledged(&mut window, 10), 7);
+}
+
+#[test]
+fn large_events_are_sent_and_handed_back_without_a_copy() {
+    let mut window = Window::new(WriterConfig::default());
+    let sizes = [5, 5_000, 0, 6_000, 7_000, 9];
+    let fill = |size: usize| vec![size as u8; size];
+    push(&mut window, sizes.map(fill));
+    let given: Vec<_> = window.pending.iter().map(|e| e.payload.as_ptr()).collect();
+    let append = window.next_append().expect("there is room");
+    let mut expected = BytesMut::new();
+    for size in sizes {
+        event::put_event(&mut expected, &fill(size)).expect("small enough");
+    }
+    assert_eq!((append.events, bytes(&append)), (6, expected.to_vec()));
+    let by_reference = append
+        .data
+        .pieces()
+        .filter(|piece| given.contains(&piece.as_ptr()));
+    assert_eq!(by_reference.count(), 3);
+    // A server that stores only part of it.
+    assert_eq!(acknowledged(&mut window, 2), 2);
+    let rest: Vec<_> = window.resend().map(|append| bytes(&append)).collect();
+    assert_eq!(rest, [&expected[5 + 5_000 + 2 * EVENT_HEADER..]]);
+    let back = window.take();
+    assert_eq!(back[1].payload.as_ptr(), given[3]);
+    assert_eq!(payloads(back), [0, 6_000, 7_000, 9].map(fill));
 }
 
 #[test]

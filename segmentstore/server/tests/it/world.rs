@@ -263,7 +263,7 @@ pub(crate) fn append(writer: u128, number: i64, data: &[u8]) -> AppendBlockEnd {
     AppendBlockEnd {
         writer_id: WriterId(writer),
         size_of_whole_events: data.len() as i32,
-        data: Bytes::copy_from_slice(data),
+        data: Bytes::copy_from_slice(data).into(),
         num_events: 1,
         last_event_number: number,
         request_id: 1_000 + number,
