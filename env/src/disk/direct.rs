@@ -1,26 +1,31 @@
 //! Writes past the operating system's cache (`O_DIRECT`).
 //!
-//! The device reads our memory itself, so it has to lie as the device wants it: bytes are gathered in a
-//! buffer of the writing thread's own, aligned to blocks, and go out in a few large writes. That is one
-//! copy, as into the cache, but always into the same warm memory, and there is no page to find, to mark
-//! and to write back later.
+//! The device reads our memory itself, so it has to lie as the device wants it, in whole blocks. A long part
+//! that lies as far into a block of memory as into one of the file goes out from where it is, but for its
+//! ends; all else is gathered in a buffer of the writing thread's own. That is one copy, as into the
+//! cache, but always into the same warm memory, and there is no page to find, to mark and to write back later.
 //!
-//! What can't be written so (a length that is no multiple of a block, a file system without it) is
-//! written the ordinary way: slower, never wrong. The kernel keeps its cache coherent with both.
+//! What can't be written so (what is no whole block, a file system without it) is written the ordinary
+//! way: slower, never wrong. The kernel keeps its cache coherent with both.
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::real::{SLICES_MAX, write_slices};
 
 /// What memory and positions are aligned to: no device known wants more.
 const BLOCK: usize = 4096;
-/// One write has at most so many bytes, and so many each thread that writes keeps.
+/// Of what is copied, one write has at most so many bytes, and so many each thread that writes keeps.
 const PIECE: usize = 2 << 20;
+/// Shorter parts are copied in any case: a copy costs less than another piece of memory for the device.
+const AS_IT_LIES_MIN: usize = 64 << 10;
 
 thread_local! {
     /// Bigger than a piece by what aligning it may cost. Grows with use.
@@ -51,41 +56,126 @@ impl Direct {
             let from = buffer.as_ptr().align_offset(BLOCK).min(BLOCK);
             let piece = (buffer.len() - from).min(PIECE) / BLOCK * BLOCK;
             let buffer = &mut buffer[from..from + piece];
-            let (mut at, mut filled) = (offset, 0);
+            let mut batch = Batch::at(offset);
             for part in parts {
                 let mut rest = &part[..];
+                if let Some(blocks) = batch.blocks_as_they_lie(rest)
+                    && blocks.start <= buffer.len() - batch.copied
+                {
+                    batch.copy(buffer, &rest[..blocks.start]);
+                    batch.refer(&rest[blocks.clone()]);
+                    rest = &rest[blocks.end..];
+                }
                 while !rest.is_empty() {
-                    let count = rest.len().min(buffer.len() - filled);
-                    buffer[filled..filled + count].copy_from_slice(&rest[..count]);
-                    (filled, rest) = (filled + count, &rest[count..]);
-                    if filled == buffer.len() {
-                        self.write_piece(file, at, buffer)?;
-                        (at, filled) = (at + filled as u64, 0);
+                    let count = rest.len().min(buffer.len() - batch.copied);
+                    batch.copy(buffer, &rest[..count]);
+                    rest = &rest[count..];
+                    if batch.copied == buffer.len() {
+                        self.write_batch(file, buffer, &batch)?;
+                        batch = Batch::at(batch.end);
                     }
                 }
             }
-            self.write_piece(file, at, &buffer[..filled])
+            self.write_batch(file, buffer, &batch)
         })
     }
 
-    fn write_piece(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut written = 0;
-        while written < bytes.len() {
-            let (at, rest) = (offset + written as u64, &bytes[written..]);
-            if !at.is_multiple_of(BLOCK as u64) || !rest.len().is_multiple_of(BLOCK) {
-                return file.write_all_at(rest, at);
-            }
-            match self.0.write_at(rest, at) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The file system let itself be asked, but can't.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    return file.write_all_at(rest, at);
+    /// Writes whole blocks directly, and what is left at the end the ordinary way.
+    fn write_batch(&self, file: &File, buffer: &[u8], batch: &Batch<'_>) -> io::Result<()> {
+        let mut slices = Vec::with_capacity(batch.segments.len() + 1);
+        let mut last: &[u8] = &[];
+        for segment in &batch.segments {
+            match segment {
+                Segment::AsItLies(part) => slices.push(IoSlice::new(part)),
+                Segment::Copied(range) => {
+                    let blocks = range.start + range.len() / BLOCK * BLOCK;
+                    slices.push(IoSlice::new(&buffer[range.start..blocks]));
+                    last = &buffer[blocks..range.end];
                 }
-                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        let end = batch.end - last.len() as u64;
+        let mut rest = &mut slices[..];
+        let mut at = batch.offset;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            if !at.is_multiple_of(BLOCK as u64) {
+                write_slices(file, at, rest)?;
+                break;
+            }
+            let count = rest.len().min(SLICES_MAX);
+            match rustix::io::pwritev(&self.0, &rest[..count], at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    at += count as u64;
+                    IoSlice::advance_slices(&mut rest, count);
+                }
+                Err(Errno::INTR) => {}
+                // The file system let itself be asked, but can't.
+                Err(Errno::INVAL) => {
+                    write_slices(file, at, rest)?;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        write_slices(file, end, &mut [IoSlice::new(last)])
+    }
+}
+
+/// What one write takes, as far as it is known.
+struct Batch<'a> {
+    offset: u64,
+    /// Where what comes next goes.
+    end: u64,
+    segments: Vec<Segment<'a>>,
+    /// Bytes of the buffer in use.
+    copied: usize,
+}
+
+enum Segment<'a> {
+    /// A part of the buffer; only the last one may end within a block.
+    Copied(Range<usize>),
+    /// Whole blocks.
+    AsItLies(&'a [u8]),
+}
+
+impl<'a> Batch<'a> {
+    fn at(offset: u64) -> Self {
+        Self {
+            offset,
+            end: offset,
+            segments: Vec::new(),
+            copied: 0,
+        }
+    }
+
+    /// Returns which bytes of the next part are whole blocks both in memory and in the file.
+    fn blocks_as_they_lie(&self, part: &[u8]) -> Option<Range<usize>> {
+        let start = self.end.next_multiple_of(BLOCK as u64) - self.end;
+        let start = usize::try_from(start).expect("less than a block");
+        let aligned = self.offset.is_multiple_of(BLOCK as u64)
+            && (part.as_ptr() as usize + start).is_multiple_of(BLOCK);
+        (aligned && part.len() >= AS_IT_LIES_MIN)
+            .then(|| start..start + (part.len() - start) / BLOCK * BLOCK)
+    }
+
+    fn copy(&mut self, buffer: &mut [u8], bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let range = self.copied..self.copied + bytes.len();
+        buffer[range.clone()].copy_from_slice(bytes);
+        self.copied = range.end;
+        self.end += bytes.len() as u64;
+        match self.segments.last_mut() {
+            Some(Segment::Copied(last)) => last.end = range.end,
+            _ => self.segments.push(Segment::Copied(range)),
+        }
+    }
+
+    fn refer(&mut self, blocks: &'a [u8]) {
+        self.end += blocks.len() as u64;
+        self.segments.push(Segment::AsItLies(blocks));
     }
 }

@@ -187,12 +187,23 @@ impl RealFile {
 /// Writes all parts, as few system calls as there can be.
 fn write_vectored(file: &File, offset: u64, parts: &[Bytes]) -> io::Result<()> {
     let mut slices: Vec<_> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
-    let mut rest = &mut slices[..];
+    write_slices(file, offset, &mut slices)
+}
+
+/// The kernel takes at most so many in one call (`IOV_MAX`).
+pub(super) const SLICES_MAX: usize = 1_024;
+
+/// Writes all slices, one behind the other.
+pub(super) fn write_slices(
+    file: &File,
+    offset: u64,
+    slices: &mut [io::IoSlice<'_>],
+) -> io::Result<()> {
+    let mut rest = slices;
     let mut position = offset;
     io::IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
-        // The kernel takes at most IOV_MAX (1,024) pieces a call.
-        let count = rest.len().min(1024);
+        let count = rest.len().min(SLICES_MAX);
         match rustix::io::pwritev(file, &rest[..count], position) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {

@@ -48,6 +48,47 @@ async fn what_is_written_through_is_read_back_whatever_its_parts() {
     file.sync_data().await.unwrap();
 }
 
+/// A part that lies `into` bytes into a block of memory.
+fn lying(rng: &Rng, into: usize, len: usize) -> Bytes {
+    let whole = random(rng, len + 2 * BLOCK);
+    let from = (into + BLOCK - whole.as_ptr() as usize % BLOCK) % BLOCK;
+    whole.slice(from..from + len)
+}
+
+#[tokio::test]
+async fn parts_that_lie_well_are_written_from_where_they_are() {
+    let (_dir, file) = file().await;
+    let rng = Rng::seeded(2);
+    let mut expected = vec![0; 12 << 20];
+    let small = |len| (0, len);
+    for (at, parts) in [
+        // As far into a block as in the file, with ends of all kinds.
+        (0, vec![small(40), (40, 1 << 20), small(BLOCK - 40)]),
+        (BLOCK, vec![(0, 100 << 10), (0, 100 << 10), small(7)]),
+        (
+            2 * BLOCK,
+            vec![small(40), (40, 300_001), (1_234, 300_000), small(3)],
+        ),
+        // More than the buffer holds in between, and a part that lies well behind it.
+        (
+            BLOCK,
+            vec![small(3 << 20), (0, 4 << 20), (5, (2 << 20) - 5)],
+        ),
+        // The file's place is no block.
+        (BLOCK + 3, vec![(3, 200 << 10)]),
+    ] {
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|(into, len)| lying(&rng, *into, *len))
+            .collect();
+        file.write_through_at(at as u64, &parts).await.unwrap();
+        let bytes = parts.concat();
+        expected[at..at + bytes.len()].copy_from_slice(&bytes);
+        let len = file.size().await.unwrap() as usize;
+        assert!(file.read_at(0, len).await.unwrap() == expected[..len]);
+    }
+}
+
 #[tokio::test]
 async fn a_file_written_through_may_have_been_renamed() {
     let (dir, file) = file().await;
