@@ -75,16 +75,7 @@ struct Outcomes {
 pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let about = "the official Java client on both, durable; CPU is the servers' alone";
     bench.report.section("control", about);
-    let Some(reference) = bench.reference.take() else {
-        bench.report.note("no --reference: left out");
-        return Ok(());
-    };
-    let outcome = compare(bench, &reference);
-    if reference.pid_file().exists() {
-        reference.stop(Stop::Kill)?;
-    }
-    bench.reference = Some(reference);
-    outcome
+    bench.with_reference(compare)
 }
 
 fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {

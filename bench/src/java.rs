@@ -57,16 +57,7 @@ struct Outcomes {
 pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let about = "the official Java client on both; CPU is the servers' alone, warm-up left out";
     bench.report.section("reference", about);
-    let Some(reference) = bench.reference.take() else {
-        bench.report.note("no --reference: left out");
-        return Ok(());
-    };
-    let outcome = compare(bench, &reference);
-    if reference.pid_file().exists() {
-        reference.stop(Stop::Kill)?;
-    }
-    bench.reference = Some(reference);
-    outcome
+    bench.with_reference(compare)
 }
 
 fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {

@@ -32,7 +32,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
 
-use reference::Reference;
+use reference::{Reference, Stop};
 use report::Report;
 
 /// The one of `sarit`: what `sarit write` does is what is measured.
@@ -101,6 +101,23 @@ struct Bench {
 }
 
 impl Bench {
+    /// Has something compared with the official server, if that is to be measured, and ends what is left of it.
+    fn with_reference(
+        &mut self,
+        compare: impl FnOnce(&mut Self, &Reference) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Some(reference) = self.reference.take() else {
+            self.report.note("no --reference: left out");
+            return Ok(());
+        };
+        let outcome = compare(self, &reference);
+        if reference.pid_file().exists() {
+            reference.stop(Stop::Kill)?;
+        }
+        self.reference = Some(reference);
+        outcome
+    }
+
     /// Returns the first number, or the second if it has to go quickly.
     fn choose<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }

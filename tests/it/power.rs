@@ -20,7 +20,7 @@ use sarit_proto::policy::StreamConfig;
 use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::history::{Event, History, Verdict};
-use sarit_tests::lossyfs::{LossyFs, Mode};
+use sarit_tests::lossyfs::{Failure, LossyFs, Mode};
 use sarit_tests::watch::{Lives, RESTLESS};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -115,8 +115,14 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
             }
             tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
             lives.add(&cluster, Role::Standalone)?;
+            if mode != Mode::SyncsLie && round % 2 == 1 {
+                // The power goes between a write and its sync. Left to chance, that is a few microseconds.
+                disk.fail(Some(Failure::Syncs));
+                tokio::time::sleep(Duration::from_millis(rng.below(5))).await;
+            }
             cluster.kill(Role::Standalone)?;
             dropped += disk.cut_power().dropped;
+            disk.fail(None);
             cluster.restart_all().with_context(|| format!("restart after cut {round}"))?;
         }
         stop.store(true, Ordering::Relaxed);

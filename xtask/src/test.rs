@@ -32,9 +32,12 @@ pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
         passed += outcome.passed;
         failed += outcome.failed;
     }
+    ensure!(passed + failed > 0, "no test ran");
     println!("{passed} passed, {failed} failed");
-    ensure!(failed == 0, "{failed} tests failed");
-    ensure!(passed > 0, "no test ran");
+    if failed > 0 {
+        // The line above is the last word.
+        std::process::exit(1);
+    }
     Ok(())
 }
 

@@ -17,6 +17,8 @@ const ERRORS: &str = include_str!("../../../../../proto/tests/golden/captures/gr
 const JAVA: &str = include_str!("../../../../../proto/tests/golden/captures/grpc-java.txt");
 const RUST: &str = include_str!("../../../../../proto/tests/golden/captures/grpc-rust.txt");
 const PYTHON: &str = include_str!("../../../../../proto/tests/golden/captures/grpc-python.txt");
+/// How often it is asked whether something has come about, 5 ms apart.
+const LISTED_POLLS: u32 = 2_000;
 
 /// One line of a recording.
 #[derive(Debug)]
@@ -251,7 +253,11 @@ async fn replay(recording: Recording<'_>) -> String {
             }
         }
         // What was accepted is listed once it has come about.
-        while call.method == "listCompletedTransactions" && listed(&answer) < listed(&call.answer) {
+        for _ in 0..LISTED_POLLS {
+            let late = listed(&answer) < listed(&call.answer);
+            if call.method != "listCompletedTransactions" || !late {
+                break;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             answer = controller.call(call.method, request.clone()).await;
         }
