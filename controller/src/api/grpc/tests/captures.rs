@@ -254,8 +254,8 @@ async fn replay(recording: Recording<'_>) -> String {
         }
         // What was accepted is listed once it has come about.
         for _ in 0..LISTED_POLLS {
-            let late = listed(&answer) < listed(&call.answer);
-            if call.method != "listCompletedTransactions" || !late {
+            if call.method != "listCompletedTransactions" || listed(&answer) >= listed(&call.answer)
+            {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
