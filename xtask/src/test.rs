@@ -1,5 +1,11 @@
 //! `cargo xtask test`: installs what is missing, builds once, runs every test binary, adds up.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a chore, in real time, with threads of its own"
+)]
+
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -23,7 +29,7 @@ pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
     install_missing()?;
     let release = ["build", "--release", "--package", "sarit", "--bin", "sarit"];
     cargo(&release)?;
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut said) = (0, 0, Vec::new());
     for binary in build_tests()? {
         if !only.is_empty() && !only.iter().any(|name| binary.name.contains(name)) {
             continue;
@@ -31,8 +37,15 @@ pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
         let outcome = binary.run()?;
         passed += outcome.passed;
         failed += outcome.failed;
+        if outcome.failed > 0 {
+            said.push(format!("== {}\n{}", binary.name, outcome.said));
+        }
     }
     ensure!(passed + failed > 0, "no test ran");
+    // Again at the end, where it is found: what runs after a failure prints a lot.
+    for said in said {
+        println!("{said}");
+    }
     println!("{passed} passed, {failed} failed");
     if failed > 0 {
         // The line above is the last word.
@@ -98,6 +111,8 @@ struct TestBinary {
 struct Outcome {
     passed: u64,
     failed: u64,
+    /// What the panics said, if the binary failed.
+    said: String,
 }
 
 /// Builds all test binaries in one go, so that every crate is compiled with one set of features.
@@ -159,14 +174,22 @@ fn build_tests() -> anyhow::Result<Vec<TestBinary>> {
 impl TestBinary {
     fn run(&self) -> anyhow::Result<Outcome> {
         println!("== {}", self.name);
-        #[allow(clippy::disallowed_methods, reason = "a chore, in real time")]
         let start = Instant::now();
         let mut command = Command::new(&self.executable);
         command.current_dir(&self.package);
         if self.system {
             command.args(["--test-threads=1", "--nocapture"]);
         }
-        let output = command.stderr(Stdio::inherit()).output()?;
+        if std::env::var_os("RUST_BACKTRACE").is_none() {
+            // Else the panics of writers whose server is killed drown the one that matters.
+            command.env("RUST_BACKTRACE", "0");
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stderr = BufReader::new(child.stderr.take().context("piped")?);
+        let said = std::thread::spawn(move || panics(stderr));
+        let output = child.wait_with_output()?;
+        let said = said.join().unwrap_or_default();
         let text = String::from_utf8_lossy(&output.stdout);
         let counts = text.lines().rev().find_map(counts);
         let Some((passed, failed)) = counts else {
@@ -178,6 +201,7 @@ impl TestBinary {
             return Ok(Outcome {
                 passed: 0,
                 failed: 1,
+                said,
             });
         };
         if failed > 0 || self.system {
@@ -188,8 +212,42 @@ impl TestBinary {
             "== {}: {passed} passed, {failed} failed, {minutes:.1} min\n",
             self.name
         );
-        Ok(Outcome { passed, failed })
+        Ok(Outcome {
+            passed,
+            failed,
+            said,
+        })
     }
+}
+
+/// Lines of a panic that are worth repeating: the place, the message, the log's last lines.
+const LINES_SAID_MAX: usize = 30;
+
+/// Passes `stderr` on line by line, and returns the panics of the tests' own threads. Those of a runtime's
+/// threads are left out: where they matter, a test repeats them.
+fn panics(mut stderr: impl std::io::BufRead) -> String {
+    let (mut said, mut line, mut left) = (String::new(), Vec::new(), 0);
+    while stderr
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|read| read > 0)
+    {
+        let text = String::from_utf8_lossy(&line);
+        eprint!("{text}");
+        if text.starts_with("thread '") && text.contains("panicked at") {
+            left = if text.starts_with("thread 'tokio-") {
+                0
+            } else {
+                LINES_SAID_MAX
+            };
+        }
+        if left > 0 {
+            said.push_str(&text);
+            left -= 1;
+        }
+        drop(text);
+        line.clear();
+    }
+    said
 }
 
 /// Reads `test result: ok. 5 passed; 0 failed; …`.
@@ -205,12 +263,24 @@ fn counts(line: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::counts;
+    use super::{counts, panics};
 
     #[test]
     fn the_counts_are_read_off_the_last_line() {
         let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured";
         assert_eq!(counts(line), Some((12, 3)));
         assert_eq!(counts("running 3 tests"), None);
+    }
+
+    #[test]
+    fn what_a_test_said_is_kept_and_noise_is_not() {
+        let stderr = "a log line\n\
+            thread 'tokio-rt-worker' (7) panicked at a.rs:1:1:\nnoise\n\
+            thread 'main' (8) panicked at b.rs:2:2:\nthe reason\n";
+        let said = panics(stderr.as_bytes());
+        assert_eq!(
+            said,
+            "thread 'main' (8) panicked at b.rs:2:2:\nthe reason\n"
+        );
     }
 }
