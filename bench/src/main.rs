@@ -10,15 +10,18 @@ mod append;
 mod autoscale;
 mod check;
 mod control;
+mod drain;
 mod driver;
 mod figures;
 mod flat;
+mod history;
 mod idle;
 mod java;
 mod limits;
 mod load;
 mod many;
 mod probe;
+mod recovery;
 mod reference;
 mod report;
 mod scale;
@@ -79,6 +82,10 @@ enum Section {
     Transactions,
     /// 100,000 streams: CPU and metadata of each, lists, restart
     Many,
+    /// Reading back what was moved to long-term storage: rate, CPU, objects
+    History,
+    /// From a kill with 1 GB in the log to the first acknowledged append
+    Recovery,
     /// From the server's exec to its first acknowledged append
     Start,
     /// Ours and the official server, driven by the official Java client
@@ -154,6 +161,8 @@ fn main() -> anyhow::Result<()> {
             Section::Scale => scale::run(&mut bench)?,
             Section::Transactions => transactions::run(&mut bench)?,
             Section::Many => many::run(&mut bench)?,
+            Section::History => history::run(&mut bench)?,
+            Section::Recovery => recovery::run(&mut bench)?,
             Section::Start => start::run(&mut bench)?,
             Section::Reference => java::run(&mut bench)?,
             Section::Control => control::run(&mut bench)?,

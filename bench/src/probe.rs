@@ -18,10 +18,8 @@ const SEGMENT: &str = "bench/start/0.#epoch.0";
 const WRITER: u128 = 0x5A;
 /// Size of its event.
 const EVENT_BYTES: usize = 100;
-/// One append of what is there before a kill.
-const FILL_BYTES: usize = 1_000_000;
-/// Appends of that size under way.
-const FILL_DEPTH: usize = 16;
+/// Bytes under way while what is there before a kill is written.
+const FILL_WINDOW: usize = 16_000_000;
 /// How often a port that is not open yet is tried.
 const TRY_EVERY: Duration = Duration::from_millis(1);
 /// How soon a server that is there but refuses is asked again.
@@ -107,18 +105,23 @@ fn try_append(address: &str, sent: &mut i64) -> anyhow::Result<i64> {
     }
 }
 
-/// Appends `bytes` in large pieces, all acknowledged.
-pub(crate) fn fill(address: &str, bytes: u64, expected: &mut Expected) -> anyhow::Result<()> {
-    let mut left = bytes / FILL_BYTES as u64;
+/// Appends `bytes` in pieces of `size`, all acknowledged.
+pub(crate) fn fill(
+    address: &str,
+    bytes: u64,
+    size: usize,
+    expected: &mut Expected,
+) -> anyhow::Result<()> {
+    let mut left = bytes / size as u64;
     let mut appender = Appender::new(address, &[SEGMENT.to_owned()], WRITER)?;
     // `more` is asked once per window.
     while left > 0 {
-        let depth = FILL_DEPTH.min(left as usize);
+        let depth = (FILL_WINDOW / size).min(left as usize);
         let mut go = true;
-        let appended = appender.run(FILL_BYTES, depth, || std::mem::take(&mut go))?;
+        let appended = appender.run(size, depth, || std::mem::take(&mut go))?;
         left -= appended;
         expected.last_event += appended as i64;
-        expected.bytes += appended * FILL_BYTES as u64;
+        expected.bytes += appended * size as u64;
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ use crate::report::{Goal, Row};
 
 /// What is there before the kill.
 const WRITTEN: u64 = 1_000_000_000;
+/// One append of it.
+const APPEND: usize = 1_000_000;
 
 /// Starts of one server.
 #[derive(Default)]
@@ -103,7 +105,7 @@ fn start_ours(bench: &Bench, round: usize, kill: bool, starts: &mut Starts) -> a
     let first = first_ack(&address, begin, &mut expected, || alive(&server))?;
     starts.stopped.push(Start::new(first, &server.pids())?);
     if kill {
-        fill(&address, WRITTEN, &mut expected)?;
+        fill(&address, WRITTEN, APPEND, &mut expected)?;
         server.kill(Role::Standalone)?;
         let begin = Instant::now();
         server.spawn(Role::Standalone)?;
@@ -116,7 +118,7 @@ fn start_ours(bench: &Bench, round: usize, kill: bool, starts: &mut Starts) -> a
 }
 
 /// Fails if the server has ended. Its zombie stays until it is waited for, without memory.
-fn alive(server: &Cluster) -> anyhow::Result<()> {
+pub(crate) fn alive(server: &Cluster) -> anyhow::Result<()> {
     let running = server.pids().into_iter().all(|pid| rss(pid).is_some());
     ensure!(running, "the server has ended:\n{}", server.log_tail());
     Ok(())
@@ -137,7 +139,7 @@ fn start_theirs(reference: &Reference, rounds: usize) -> anyhow::Result<Starts> 
         starts.empty.push(start(&mut expected)?);
         reference.stop(Stop::Down)?;
         starts.stopped.push(start(&mut expected)?);
-        fill(&reference.store_addr(), WRITTEN, &mut expected)?;
+        fill(&reference.store_addr(), WRITTEN, APPEND, &mut expected)?;
         reference.stop(Stop::Kill)?;
         starts.killed.push(start(&mut expected)?);
         reference.stop(Stop::Kill)?;

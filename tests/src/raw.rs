@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use sarit_proto::ids::WriterId;
 use sarit_proto::wire::command::{AppendBlockEnd, CreateSegment, Hello, KeepAlive, SetupAppend};
@@ -100,6 +100,15 @@ impl Connection {
                 count => self.input.extend_from_slice(&bytes[..count]),
             }
         }
+    }
+
+    /// Returns the socket, for readers of their own.
+    ///
+    /// # Errors
+    /// If part of a reply was read already.
+    pub fn into_stream(self) -> anyhow::Result<TcpStream> {
+        ensure!(self.input.is_empty(), "part of a reply was read");
+        Ok(self.stream)
     }
 
     /// Says that nothing more will come, and waits until the server has closed too.
