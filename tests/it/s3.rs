@@ -1,7 +1,8 @@
 //! History in S3: more than memory, with a server that is killed, and a store that refuses, stalls, or
 //! lies.
 //!
-//! `SARIT_S3_MIB=20480` writes more than CI does, and stalls for longer than a request may take.
+//! `SARIT_S3_MIB=20480` writes more than CI does, half of it by the official Java client, which also reads its
+//! half back, and stalls for longer than a request may take.
 //! `SARIT_WEED=/path/to/weed` has SeaweedFS for the store instead of moto; then the store is killed too, twice
 //! while it is written to and once before all is read.
 
@@ -10,12 +11,13 @@
     reason = "drives real processes in real time"
 )]
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use sarit_proto::wire::command::ReadSegment;
 use sarit_tests::appender::{Appender, bounds, verify};
-use sarit_tests::clients::workspace;
+use sarit_tests::clients::{Storm, workspace};
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::raw::Connection;
 use sarit_tests::s3::{Proxy, S3Server};
@@ -32,25 +34,70 @@ const FROM_PACKS: f64 = 0.99;
 const STALL: Duration = Duration::from_secs(5);
 const STALL_LONG: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Between two appends of a writer in CI: about what the store behind takes on a busy machine.
+/// Between two appends of a writer by hand: about what the store behind takes on a busy machine. Else the
+/// store, or its absence, would say how much is written.
 const PAUSE: Duration = Duration::from_millis(8);
 
 const STORE: Role = Role::Standalone;
 
-fn start(name: &str) -> anyhow::Result<(S3Server, Proxy, std::path::PathBuf)> {
+fn start(name: &str) -> anyhow::Result<(S3Server, Proxy, PathBuf)> {
     let folder = workspace(name)?;
     let server = S3Server::start(&folder)?;
     let proxy = Proxy::start(&server)?;
     Ok((server, proxy, folder))
 }
 
-/// Waits until so many bytes are acknowledged, all writers together.
-fn wait_written(appenders: &[Appender], bytes: u64) -> anyhow::Result<()> {
-    let patience = PATIENCE * (1 + (bytes >> 30) as u32);
-    until("it is written", patience, || {
-        let events: i64 = appenders.iter().map(Appender::acked).sum();
-        Ok(events as u64 * SIZE as u64 >= bytes)
-    })
+/// Who writes.
+struct Load {
+    appenders: Vec<Appender>,
+    /// The official Java client, where there is much to write.
+    storm: Option<Storm>,
+}
+
+impl Load {
+    fn start(cluster: &Cluster, java: Option<&Path>) -> anyhow::Result<Self> {
+        let storm = java.map(|log| {
+            let size = SIZE.to_string();
+            let options = ["--segments", "4", "--writers", "4", "--keys", "100"];
+            let options = [&options[..], &["--size", &size]].concat();
+            Storm::start(&cluster.uri(), "s3", &options, log)
+        });
+        let address = cluster.store_addr();
+        let segments = ["s3/a", "s3/b", "s3/c", "s3/d"];
+        let start = |segment| Appender::start_paced(&address, segment, SIZE, PAUSE);
+        Ok(Self {
+            storm: storm.transpose()?,
+            appenders: segments.map(start).into(),
+        })
+    }
+
+    /// Waits until so many bytes are acknowledged, all writers together; the Java client stops at its half.
+    fn wait_written(&mut self, bytes: u64) -> anyhow::Result<()> {
+        let patience = PATIENCE * (1 + (bytes >> 30) as u32);
+        let half = if self.storm.is_some() { 2 } else { 1 };
+        if let Some(storm) = &mut self.storm {
+            storm.resume()?;
+            until("Java has written it", patience, || {
+                Ok(storm.status("acked")? * SIZE as u64 >= bytes / 2)
+            })?;
+            storm.pause()?;
+        }
+        until("it is written", patience, || {
+            let events: i64 = self.appenders.iter().map(Appender::acked).sum();
+            Ok(events as u64 * SIZE as u64 >= bytes / half)
+        })
+    }
+
+    /// Has the Java client write again, so that a kill meets it.
+    fn resume(&mut self) -> anyhow::Result<()> {
+        let Some(storm) = &mut self.storm else {
+            return Ok(());
+        };
+        storm.resume()?;
+        until("appends are in flight", PATIENCE, || {
+            Ok(storm.status("inflight")? > 0)
+        })
+    }
 }
 
 fn memory(cluster: &Cluster, watch: &MemoryWatch) -> anyhow::Result<u64> {
@@ -111,38 +158,35 @@ fn weather(
     proxy: &Proxy,
     bytes: u64,
     stall: Duration,
+    java: Option<&Path>,
 ) -> anyhow::Result<String> {
     let address = cluster.store_addr();
-    // To a store that is killed always, or its absence, not `bytes`, would say how much is written.
-    let paced = stall == STALL || server.survives_kills();
-    let pause = if paced { PAUSE } else { Duration::ZERO };
-    let appenders: Vec<_> = ["s3/a", "s3/b", "s3/c", "s3/d"]
-        .map(|segment| Appender::start_paced(&address, segment, SIZE, pause))
-        .into();
+    let mut load = Load::start(cluster, java)?;
     let watch = MemoryWatch::start(cluster.pids()[0]);
     let mut outages = Vec::new();
-    wait_written(&appenders, bytes / 8)?;
+    load.wait_written(bytes / 8)?;
     if server.survives_kills() {
-        outages.push(outage(cluster, server, &appenders)?);
+        outages.push(outage(cluster, server, &load.appenders)?);
     }
-    wait_written(&appenders, bytes / 4)?;
+    load.wait_written(bytes / 4)?;
     // One request in five is refused, and the server is killed.
     proxy.refuse(200);
-    wait_written(&appenders, bytes / 2)?;
+    load.wait_written(bytes / 2)?;
     let mut largest = memory(cluster, &watch)?;
+    load.resume()?;
     cluster.kill(STORE)?;
     cluster.restart_all()?;
     let watch = MemoryWatch::start(cluster.pids()[0]);
-    wait_written(&appenders, 5 * bytes / 8)?;
+    load.wait_written(5 * bytes / 8)?;
     if server.survives_kills() {
-        outages.push(outage(cluster, server, &appenders)?);
+        outages.push(outage(cluster, server, &load.appenders)?);
     }
-    wait_written(&appenders, 3 * bytes / 4)?;
+    load.wait_written(3 * bytes / 4)?;
     // Nobody is answered, and appends go on.
     proxy.refuse(0);
     proxy.stall(true);
     let stalled = Instant::now();
-    wait_written(&appenders, bytes)?;
+    load.wait_written(bytes)?;
     until("requests hang", PATIENCE, || Ok(proxy.counts().2 > 0))?;
     std::thread::sleep(stall.saturating_sub(stalled.elapsed()));
     proxy.stall(false);
@@ -151,13 +195,18 @@ fn weather(
         Ok(metric(cluster, STORE, "segmentstore_flush_failures_total")? > 0.0)
     })?;
     proxy.refuse(0);
-    for appender in &appenders {
+    for appender in &load.appenders {
         appender.stop();
     }
     let mut written = Vec::new();
-    for appender in appenders {
+    for appender in load.appenders {
         let segment = appender.segment().to_owned();
         written.push((segment, appender.finish()?));
+    }
+    if let Some(storm) = &mut load.storm {
+        until("what is in flight is acknowledged", PATIENCE, || {
+            Ok(storm.status("inflight")? == 0)
+        })?;
     }
     until("all is flushed", PATIENCE, || {
         Ok(metric(cluster, STORE, "segmentstore_unflushed_bytes")? == 0.0)
@@ -183,6 +232,11 @@ fn weather(
         );
         events += there;
     }
+    if let Some(storm) = &mut load.storm {
+        let found = storm.verify()?;
+        println!("s3: the Java client found {found}");
+        events += found["read"].as_i64().unwrap_or(0);
+    }
     let name = "segmentstore_read_bytes_total";
     let packs = labelled_metric(cluster, STORE, name, "source=\"packs\"")?;
     let share = packs / metric(cluster, STORE, name)?;
@@ -206,14 +260,17 @@ fn history_in_s3_survives_kills_refusals_and_stalls() {
     let begin = Instant::now();
     let mib = std::env::var("SARIT_S3_MIB").ok();
     let mib = mib.and_then(|text| text.parse().ok()).unwrap_or(CI_MIB);
-    let stall = if mib > CI_MIB { STALL_LONG } else { STALL };
+    let long = mib > CI_MIB;
+    let stall = if long { STALL_LONG } else { STALL };
     let (mut server, proxy, folder) = start("s3").expect("an S3 server");
     let mut settings = proxy.settings("history/of");
     settings.push("segmentstore.container.flush.period_ms=2000".to_owned());
     let settings: Vec<_> = settings.iter().map(String::as_str).collect();
     let data = folder.join("data");
     let mut cluster = Cluster::start(Layout::Standalone, &data, &folder, &settings).expect("it");
-    match weather(&mut cluster, &mut server, &proxy, mib << 20, stall) {
+    let log = folder.join("client.log");
+    let java = long.then_some(log.as_path());
+    match weather(&mut cluster, &mut server, &proxy, mib << 20, stall, java) {
         Ok(done) => println!("s3: {done}, {:.0} s", begin.elapsed().as_secs_f64()),
         Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
     }
@@ -224,7 +281,7 @@ fn history_in_s3_survives_kills_refusals_and_stalls() {
 }
 
 /// Starts a server that must not go on, and returns its last words.
-fn refused(folder: &std::path::Path, data: &str, settings: &[String]) -> anyhow::Result<String> {
+fn refused(folder: &Path, data: &str, settings: &[String]) -> anyhow::Result<String> {
     let settings: Vec<_> = settings.iter().map(String::as_str).collect();
     let data = folder.join(data);
     let mut cluster = Cluster::launch(Layout::Standalone, &data, folder, &settings)?;
