@@ -43,8 +43,13 @@ fn stream() -> ScopedStream {
 }
 
 /// Writes without end until told to stop, then waits for what is in flight.
-async fn write(client: Client, writer: u32, history: Arc<Mutex<History>>, stop: Arc<AtomicBool>) {
-    let events = client.event_writer(&stream()).await.expect("a writer");
+async fn write(
+    client: Client,
+    writer: u32,
+    history: Arc<Mutex<History>>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    let events = client.event_writer(&stream()).await?;
     let mut in_flight = VecDeque::new();
     let mut turn = 0;
     loop {
@@ -55,13 +60,13 @@ async fn write(client: Client, writer: u32, history: Arc<Mutex<History>>, stop: 
             let ack = events
                 .write(&event.routing_key(), event.to_bytes(200))
                 .await;
-            in_flight.push_back((event, ack.expect("the writer goes on through restarts")));
+            in_flight.push_back((event, ack?));
             continue;
         }
         let Some((event, ack)) = in_flight.pop_front() else {
-            return;
+            return Ok(());
         };
-        ack.await.expect("the writer goes on through restarts");
+        ack.await?;
         history.lock().acknowledge(event);
     }
 }
@@ -108,6 +113,10 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
             let deadline = Instant::now() + patience;
             while history.lock().acknowledged() < acknowledged + 500 {
                 ensure!(Instant::now() < deadline, "round {round}: no acknowledgements");
+                if let Some(ended) = writers.try_join_next() {
+                    // Restarts are no reason to end.
+                    ended?.with_context(|| format!("round {round}: a writer"))?;
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             if mode != Mode::SyncsLie && round % LONG_EVERY == 0 {
@@ -126,7 +135,12 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
             cluster.restart_all().with_context(|| format!("restart after cut {round}"))?;
         }
         stop.store(true, Ordering::Relaxed);
-        let drained = async { while writers.join_next().await.transpose()?.is_some() {} anyhow::Ok(()) };
+        let drained = async {
+            while let Some(ended) = writers.join_next().await {
+                ended??;
+            }
+            anyhow::Ok(())
+        };
         tokio::time::timeout(patience, drained).await.context("drain the writers")??;
         let verdict = read_back(&client, &history)
             .await
