@@ -52,7 +52,7 @@ fn more_than_memory_is_read_back_from_packs_within_the_budget() {
         ];
         let log = folder.join("client.log");
         let mut storm = Storm::start(&cluster.uri(), "history", &options, &log)?;
-        let watch = MemoryWatch::start(cluster.pids()[0]);
+        let watch = MemoryWatch::start(cluster);
         let events = (gib << 30) / SIZE;
         let patience = PATIENCE * u32::try_from(gib)?;
         until("it is written", patience, || {
@@ -68,7 +68,7 @@ fn more_than_memory_is_read_back_from_packs_within_the_budget() {
         let writing = check_memory("written and flushed", cluster, &watch)?;
         cluster.kill(Role::Standalone)?;
         cluster.restart_all()?;
-        let watch = MemoryWatch::start(cluster.pids()[0]);
+        let watch = MemoryWatch::start(cluster);
         let found = storm.verify()?;
         let reading = check_memory("read back", cluster, &watch)?;
         let name = "segmentstore_read_bytes_total";

@@ -162,7 +162,7 @@ fn weather(
 ) -> anyhow::Result<String> {
     let address = cluster.store_addr();
     let mut load = Load::start(cluster, java)?;
-    let watch = MemoryWatch::start(cluster.pids()[0]);
+    let watch = MemoryWatch::start(cluster);
     let mut outages = Vec::new();
     load.wait_written(bytes / 8)?;
     if server.survives_kills() {
@@ -176,7 +176,7 @@ fn weather(
     load.resume()?;
     cluster.kill(STORE)?;
     cluster.restart_all()?;
-    let watch = MemoryWatch::start(cluster.pids()[0]);
+    let watch = MemoryWatch::start(cluster);
     load.wait_written(5 * bytes / 8)?;
     if server.survives_kills() {
         outages.push(outage(cluster, server, &load.appenders)?);
@@ -219,7 +219,7 @@ fn weather(
     }
     cluster.restart_all()?;
     server.wait_ready()?;
-    let watch = MemoryWatch::start(cluster.pids()[0]);
+    let watch = MemoryWatch::start(cluster);
     proxy.refuse(1000);
     read_in_vain(cluster, "s3/a")?;
     proxy.refuse(0);

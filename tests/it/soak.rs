@@ -93,7 +93,7 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
     let (mut largest, mut events) = (0, 0);
     let start = Instant::now();
     while start.elapsed() < all {
-        let watch = MemoryWatch::start(cluster.pids()[0]);
+        let watch = MemoryWatch::start(cluster);
         let wait = Duration::from_secs(apart.0 + rng.below(apart.1));
         // A short burst by the Java client, then the slow writers alone.
         storm.resume()?;

@@ -376,6 +376,11 @@ impl Cluster {
         http_get(port, path).with_context(|| format!("GET {path} from port {port}"))
     }
 
+    /// Returns the port on which a process serves HTTP.
+    pub(crate) fn http_port(&self, role: Role) -> u16 {
+        self.ports.http[role.http()]
+    }
+
     /// Returns where a process serves HTTP.
     pub fn http_url(&self, role: Role) -> String {
         let port = self.ports.http[role.http()];
@@ -441,7 +446,7 @@ fn memory(pid: u32, field: &str) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+pub(crate) fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     write!(

@@ -14,10 +14,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::{Cluster, Role, rss};
+use crate::cluster::{Cluster, Role, http_get, rss};
 
 /// How often to look whether something has happened that sends no signal.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// More memory than a server with the default budget takes in any test, and how much more is told anew.
+const UNEXPECTED: u64 = 300 << 20;
+const TOLD_EVERY: u64 = 25 << 20;
 
 /// Waits until a condition holds.
 ///
@@ -160,15 +164,22 @@ pub struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Watches a process until it is gone or the watch is dropped.
-    pub fn start(pid: u32) -> Self {
+    /// Watches a server in one process until it is gone or the watch is dropped. Prints what the memory is
+    /// used for when there is more than anybody expects.
+    pub fn start(cluster: &Cluster) -> Self {
         let (largest, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let (seen, stopped) = (Arc::clone(&largest), Arc::clone(&stop));
+        let (pid, port) = (cluster.pids()[0], cluster.http_port(Role::Standalone));
         let thread = std::thread::spawn(move || {
+            let mut told = UNEXPECTED - TOLD_EVERY;
             while !stopped.load(Relaxed)
                 && let Some(bytes) = rss(pid)
             {
                 seen.fetch_max(bytes, Relaxed);
+                if bytes >= told + TOLD_EVERY {
+                    println!("{} MiB of memory: {}", bytes >> 20, uses(pid, port));
+                    told = bytes;
+                }
                 std::thread::sleep(LOOK_EVERY);
             }
         });
@@ -193,6 +204,28 @@ impl Drop for MemoryWatch {
             let _ = thread.join();
         }
     }
+}
+
+/// What a process says about its memory, and the kernel about it.
+fn uses(pid: u32, port: u16) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kernel = status.lines().filter(|line| {
+        let fields = ["VmHWM", "RssAnon", "RssFile", "RssShmem", "Threads"];
+        fields.iter().any(|field| line.starts_with(field))
+    });
+    let (_, page) = http_get(port, "/metrics").unwrap_or_default();
+    let own = page.lines().filter(|line| {
+        let memory = [
+            "_memory_bytes",
+            "_unflushed_bytes",
+            "_tail_",
+            "_cache_bytes",
+            "_connections",
+        ];
+        !line.starts_with('#') && memory.iter().any(|part| line.contains(part))
+    });
+    let lines: Vec<_> = kernel.chain(own).collect();
+    lines.join("; ").replace('\t', " ")
 }
 
 #[cfg(test)]

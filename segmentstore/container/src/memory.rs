@@ -1,8 +1,9 @@
 //! The process's one memory budget, and the credits that keep its users within.
 //!
-//! Fixed shares: a quarter for operations on their way to the log, 40 % for frames (26 % kept for readers
-//! at the tail, 6 % buffers for the next ones, 8 % on their way to long-term storage), a quarter for what is
-//! read back (15 % blocks of packs, 5 % frames of the log, 5 % replies that hold some of either), the rest
+//! Fixed shares: a quarter for operations on their way to the log, each of which is in memory twice, as it
+//! came and in the frame it goes into; 40 % for frames (26 % kept for readers at the tail, 6 % buffers for
+//! the next ones, 8 % on their way to long-term storage), a quarter for what is read back (15 % blocks of
+//! packs, 5 % frames of the log, 5 % replies that hold some of either), the rest
 //! for the index. Operations take credit before their bytes are read: of their connection, then of the
 //! process. Frames take what they need and the oldest of the process make room.
 //!

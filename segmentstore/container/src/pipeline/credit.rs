@@ -33,7 +33,8 @@ impl Shares {
     pub(crate) fn of(bytes: u64) -> Self {
         let bytes = bytes.max(BUDGET_BYTES_MIN);
         Self {
-            operations: (bytes / 4).min(CREDIT_BYTES_MAX),
+            // A quarter, of which each takes twice its bytes: as it came, and in the frame it goes into.
+            operations: (bytes / 8).min(CREDIT_BYTES_MAX),
             frames: bytes / 100 * 26,
             warm: bytes / 100 * 6,
             blocks: bytes / 100 * 5,
@@ -61,7 +62,7 @@ mod tests {
             let shares = Shares::of(bytes);
             let read = shares.blocks + shares.packs + shares.replies;
             let frames = shares.frames + shares.warm + shares.uploads;
-            let sum = shares.operations + frames + read + shares.index;
+            let sum = 2 * shares.operations + frames + read + shares.index;
             assert!(sum <= bytes.max(BUDGET_BYTES_MIN), "{bytes}: {shares:?}");
         }
     }
