@@ -372,7 +372,7 @@ impl Cluster {
 
     /// Returns the body of an HTTP page of a process.
     pub fn http(&self, role: Role, path: &str) -> anyhow::Result<(u16, String)> {
-        let port = self.ports.http[role.http()];
+        let port = self.http_port(role);
         http_get(port, path).with_context(|| format!("GET {path} from port {port}"))
     }
 
@@ -383,7 +383,7 @@ impl Cluster {
 
     /// Returns where a process serves HTTP.
     pub fn http_url(&self, role: Role) -> String {
-        let port = self.ports.http[role.http()];
+        let port = self.http_port(role);
         format!("http://127.0.0.1:{port}")
     }
 

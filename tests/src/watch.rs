@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, Role, http_get, rss};
 /// How often to look whether something has happened that sends no signal.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// More memory than a server with the default budget takes in any test, and how much more is told anew.
+/// More memory than tests of a server with the default budget usually see, and how much more is told anew.
 const UNEXPECTED: u64 = 300 << 20;
 const TOLD_EVERY: u64 = 25 << 20;
 
@@ -165,7 +165,7 @@ pub struct MemoryWatch {
 
 impl MemoryWatch {
     /// Watches a server in one process until it is gone or the watch is dropped. Prints what the memory is
-    /// used for when there is more than anybody expects.
+    /// used for when there is more than usual: before it is too much.
     pub fn start(cluster: &Cluster) -> Self {
         let (largest, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let (seen, stopped) = (Arc::clone(&largest), Arc::clone(&stop));
