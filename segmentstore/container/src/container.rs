@@ -22,6 +22,7 @@ use crate::index::snapshot::Snapshot;
 use crate::pipeline::reply::{Caller, Destination};
 use crate::pipeline::{Filler, Request, Wish};
 use crate::read::reader;
+use crate::read::turns::{Turn, Turns};
 use crate::shared::Shared;
 use crate::state::{Seeded, Segment};
 use crate::tables::{Delta, Page, Table};
@@ -315,7 +316,25 @@ impl Container {
         wait: Duration,
     ) -> Result<Read, Error> {
         self.alive()?;
-        reader::read(&self.0.shared, segment, offset, max, wait).await
+        let read = reader::read(&self.0.shared, segment, offset, max, wait, None).await;
+        read.map(|(read, _)| read)
+    }
+
+    /// Does what [`Self::read`] does for a peer with other answers under way: data is fetched in one of
+    /// `turns`, and held until the [`Turn`] that comes with it is dropped. None is held while it waits for bytes.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub async fn read_in_turn(
+        &self,
+        segment: &str,
+        offset: Offset,
+        max: usize,
+        wait: Duration,
+        turns: &Turns,
+    ) -> Result<(Read, Option<Turn>), Error> {
+        self.alive()?;
+        reader::read(&self.0.shared, segment, offset, max, wait, Some(turns)).await
     }
 
     /// Sets entries of a table, all or none, and returns the version of each; durable on return.

@@ -47,6 +47,7 @@ pub use info::{AttributeUpdate, ContainerStats, Kind, Read, SegmentInfo, TableIn
 pub use inspect::{CheckpointReport, Inspector, PackReport, Reference, SegmentReport};
 pub use lifecycle::{Parts, Running};
 pub use memory::{ConnectionCredit, MemoryBudget, MemoryUsage, Permit};
+pub use read::turns::{Turn, Turns};
 pub use rebuild::{Rebuilt, rebuild};
 pub use sarit_proto::ids::Offset;
 pub use tables::{Delta, Page};

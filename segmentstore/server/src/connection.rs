@@ -12,6 +12,8 @@
 //! Order: set-ups and appends reach their container as they arrived; other requests may overtake them
 //! and each other. Bounds: nothing more is read from the socket while a batch is being handed over,
 //! while `OUT_BYTES_MAX` of replies wait to be written, or while the limit of requests is under way.
+//! Requests under way go on whatever the peer does, since they hold what others wait for; of those with
+//! large answers only `TURNS` at a time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use sarit_container::{AppendOp, Appender, ConnectionCredit, Outcomes, Permit};
+use sarit_container::{AppendOp, Appender, ConnectionCredit, Outcomes, Permit, Turn, Turns};
 use sarit_env::{NetStream, Rng};
 use sarit_proto::ids::ContainerId;
 use sarit_proto::names;
@@ -43,6 +45,9 @@ use crate::request::{self, Answer, Terms};
 
 /// While this many bytes of replies wait to be written, no new ones are made but acknowledgements.
 const OUT_BYTES_MAX: usize = 1 << 20;
+/// Requests with large answers that are being served, or have been and wait for room among the replies.
+/// More hide the latency of long-term storage from a peer with many segments, and cost memory if it is slow.
+const TURNS: usize = 8;
 /// Pieces of one vectored write.
 const SLICES: usize = 64;
 /// What a stopping connection may still take to answer what it accepted.
@@ -83,6 +88,9 @@ pub(crate) struct Connection {
     batches: Vec<(ContainerId, Vec<AppendOp>)>,
     handing_over: FuturesUnordered<BoxFuture<'static, HandedOver>>,
     requests: FuturesUnordered<BoxFuture<'static, Served>>,
+    /// Answers for which there was no room among the replies yet.
+    served: VecDeque<Served>,
+    turns: Turns,
     reads: usize,
     /// Segments that go with this connection.
     transients: BTreeSet<String>,
@@ -107,6 +115,8 @@ struct Served {
     /// The segment that was to be created, if it is a transient one.
     transient: Option<String>,
     answer: Answer,
+    /// Held until the answer is among the replies, if it may be a large one.
+    turn: Option<Turn>,
 }
 
 enum HandedOver {
@@ -136,6 +146,8 @@ impl Connection {
             batches: Vec::new(),
             handing_over: FuturesUnordered::new(),
             requests: FuturesUnordered::new(),
+            served: VecDeque::new(),
+            turns: Turns::new(TURNS),
             reads: 0,
             transients: BTreeSet::new(),
             ending: None,
@@ -167,11 +179,15 @@ impl Connection {
 
     async fn serve(&mut self) -> Close {
         loop {
+            while self.out.len() < OUT_BYTES_MAX
+                && let Some(served) = self.served.pop_front()
+            {
+                self.reply(served);
+            }
             if let Some(close) = self.ended() {
                 return close;
             }
             let may_read = self.may_read();
-            let may_answer = self.out.len() < OUT_BYTES_MAX;
             let deadline = self.deadline();
             if self.gathers {
                 self.gathers = false;
@@ -184,7 +200,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 Some(outcomes) = self.outcomes.recv() => self.complete(outcomes),
-                Some(served) = self.requests.next(), if may_answer => self.served(served),
+                Some(served) = self.requests.next() => self.served.push_back(served),
                 Some(handed_over) = self.handing_over.next() => self.handed_over(handed_over),
                 written = self.write.write_vectored(&slices[..filled]), if filled > 0 => {
                     self.wrote(written);
@@ -205,7 +221,7 @@ impl Connection {
     }
 
     fn may_read(&self) -> bool {
-        let requests = self.requests.len() - self.reads;
+        let requests = self.requests.len() + self.served.len() - self.reads;
         let reads_max = self.shared.limits.parked_reads.saturating_mul(2).max(16);
         self.ending.is_none()
             && self.handing_over.is_empty()
@@ -224,6 +240,7 @@ impl Connection {
         let ending = self.ending.as_ref()?;
         let idle = !ending.drain
             || (self.requests.is_empty()
+                && self.served.is_empty()
                 && self.handing_over.is_empty()
                 && self.appends.in_flight() == 0);
         (idle && self.out.is_empty()).then(|| self.ending.take().map(|ending| ending.close))?
@@ -301,7 +318,7 @@ impl Connection {
         }
     }
 
-    fn served(&mut self, served: Served) {
+    fn reply(&mut self, served: Served) {
         if served.was_read {
             self.reads -= 1;
             self.shared.metrics.reads_waiting.decrement(1.0);
@@ -310,6 +327,7 @@ impl Connection {
             Ok(reply) => {
                 self.forget_transients(&reply, served.transient);
                 self.send(&reply);
+                drop(served.turn);
             }
             Err(close) => self.end(close, false),
         }
@@ -477,15 +495,17 @@ impl Connection {
             read_wait,
             stop: self.stop.clone(),
             permit,
+            turns: self.turns.clone(),
             transient: transient.clone(),
         };
         let answer = request::serve(command, terms);
         self.requests.push(Box::pin(async move {
-            let answer = answer.await;
+            let (answer, turn) = answer.await;
             Served {
                 was_read,
                 transient,
                 answer,
+                turn,
             }
         }));
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sarit_container::{Container, Error, Kind, Permit};
+use sarit_container::{Container, Error, Kind, Permit, Turn, Turns};
 use sarit_proto::ids::{AttributeId, Offset};
 use sarit_proto::wire::command::{CreateSegment, ReadSegment, TruncateSegment};
 use sarit_proto::wire::reply::{
@@ -35,6 +35,9 @@ const READ_BYTES_UNASKED: usize = 8;
 /// The answer to a request, or the reason to close the connection instead.
 pub(crate) type Answer = Result<Reply, Close>;
 
+/// An answer, and the turn that it holds if it may be a large one.
+pub(crate) type Turned = (Answer, Option<Turn>);
+
 /// How a request is served.
 pub(crate) struct Terms {
     pub(crate) host: Arc<Host>,
@@ -44,23 +47,37 @@ pub(crate) struct Terms {
     pub(crate) stop: CancellationToken,
     /// Memory held until the answer is there.
     pub(crate) permit: Option<Permit>,
+    /// The connection's, for answers that may be large.
+    pub(crate) turns: Turns,
     /// The name of the transient segment to create.
     pub(crate) transient: Option<String>,
 }
 
 /// Starts a request. Dropping the future takes a waiting read back.
-pub(crate) fn serve(command: Command, terms: Terms) -> BoxFuture<'static, Answer> {
+pub(crate) fn serve(command: Command, terms: Terms) -> BoxFuture<'static, Turned> {
     async move {
         let what = What::of(&command);
         let refused = what.unbuilt(&command).or_else(|| what.check().err());
+        let mut turn = None;
         let answer = match refused {
             Some(refusal) => Ok(refusal),
-            None => what.answer(command, &terms).await,
+            None => what.answer(command, &terms, &mut turn).await,
         };
         drop(terms.permit);
-        answer.map(|reply| what.bounded(reply))
+        (answer.map(|reply| what.bounded(reply)), turn)
     }
     .boxed()
+}
+
+/// Returns whether the answer may be a large one. A read takes its turn when there is something to fetch.
+fn lists(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::ReadTable(_)
+            | Command::ReadTableKeys(_)
+            | Command::ReadTableEntries(_)
+            | Command::ReadTableEntriesDelta(_)
+    )
 }
 
 /// Returns whether the command is a read that may wait.
@@ -144,7 +161,7 @@ impl What {
         check_segment(&self.segment).map_err(|message| self.illegal(message))
     }
 
-    async fn answer(&self, command: Command, terms: &Terms) -> Answer {
+    async fn answer(&self, command: Command, terms: &Terms, turn: &mut Option<Turn>) -> Answer {
         let container = match terms.host.serving(terms.host.owner(&self.segment)).await {
             Ok(container) => container,
             Err(Unavailable::Refused(why)) => {
@@ -159,8 +176,11 @@ impl What {
             Err(Unavailable::Stopping) => return Err(Close::Container),
         };
         let (request_id, segment) = (self.request_id, self.segment.clone());
+        if lists(&command) {
+            *turn = Some(terms.turns.take().await);
+        }
         let result = match command {
-            Command::ReadSegment(read) => self.read(&container, read, terms).await,
+            Command::ReadSegment(read) => self.read(&container, read, terms, turn).await,
             Command::GetStreamSegmentInfo(_) => self.info(&container).await,
             Command::LocateOffset(locate) => self.locate(&container, locate.target_offset).await,
             Command::GetSegmentAttribute(get) => container
@@ -254,6 +274,7 @@ impl What {
         container: &Container,
         read: ReadSegment,
         terms: &Terms,
+        turn: &mut Option<Turn>,
     ) -> Result<Reply, Error> {
         let Ok(offset) = u64::try_from(read.offset) else {
             return Ok(self.illegal(format!("read at offset {}", read.offset)));
@@ -266,13 +287,18 @@ impl What {
         } else {
             max.min(READ_BYTES_MAX)
         };
+        let (segment, offset) = (&self.segment, Offset(offset));
+        let read = container.read_in_turn(segment, offset, max, terms.read_wait, &terms.turns);
         let data = tokio::select! {
             biased;
-            data = container.read(&self.segment, Offset(offset), max, terms.read_wait) => data,
+            data = read => data,
             () = terms.stop.cancelled() => return Ok(self.nothing_yet()),
         };
         match data {
-            Ok(read) => Ok(self.segment_read(read.data, read.at_tail, read.end_of_segment)),
+            Ok((read, taken)) => {
+                *turn = taken;
+                Ok(self.segment_read(read.data, read.at_tail, read.end_of_segment))
+            }
             Err(Error::Stopping) => Ok(self.nothing_yet()),
             Err(error) => Err(error),
         }

@@ -6,4 +6,5 @@ pub(crate) mod blocks;
 pub(crate) mod reader;
 pub(crate) mod slabs;
 pub(crate) mod tail;
+pub(crate) mod turns;
 pub(crate) mod waiters;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ahead;
 use super::blocks::PackKey;
 use super::slabs;
+use super::turns::{Turn, Turns};
 use super::waiters::Waiter;
 use crate::shared::Shared;
 use crate::state::{Extent, Medium, Segment, Sid};
@@ -62,39 +63,48 @@ struct Plan {
     sealed: bool,
 }
 
-/// Reads up to `max` bytes; see [`crate::Container::read`].
+/// Reads up to `max` bytes; see [`crate::Container::read`] and [`crate::Container::read_in_turn`].
 pub(crate) async fn read(
     shared: &Arc<Shared>,
     name: &str,
     offset: Offset,
     max: usize,
     wait: Duration,
-) -> Result<Read, Error> {
+    turns: Option<&Turns>,
+) -> Result<(Read, Option<Turn>), Error> {
     let max = max.clamp(1, shared.config.read_bytes.max(1));
     let deadline = Instant::now() + wait.min(WAIT_MAX);
     let mut parked = None;
     let mut looks = 1;
+    let mut turn = None;
+    let nothing_yet = || Ok((Read::nothing_yet(), None));
     loop {
         match step(shared, name, offset.0, max, parked)? {
-            Step::Answer(read) => return Ok(read),
-            Step::Fetch(plan) => match fetch(shared, plan, max).await {
-                // Moved or truncated since we looked, and the old place is gone: look again.
-                Err(Error::Storage(StoreError::Missing(_)) | Error::Wal(NoSuchFrame { .. }))
-                    if looks < LOOKS_MAX =>
-                {
-                    looks += 1;
+            Step::Answer(read) => return Ok((read, None)),
+            Step::Fetch(plan) => {
+                if let (None, Some(turns)) = (&turn, turns) {
+                    turn = Some(turns.take().await);
                 }
-                outcome => return outcome,
-            },
+                match fetch(shared, plan, max).await {
+                    // Moved or truncated since we looked, and the old place is gone: look again.
+                    Err(
+                        Error::Storage(StoreError::Missing(_)) | Error::Wal(NoSuchFrame { .. }),
+                    ) if looks < LOOKS_MAX => {
+                        looks += 1;
+                    }
+                    outcome => return outcome.map(|read| (read, turn)),
+                }
+            }
             Step::Load => {
                 if !residents::load(shared, name).await? {
                     return Err(Error::NoSuchSegment(name.into()));
                 }
             }
             Step::Park(..) if shared.stopping.is_cancelled() || Instant::now() >= deadline => {
-                return Ok(Read::nothing_yet());
+                return nothing_yet();
             }
             Step::Park(sid, waiter) => {
+                turn = None;
                 parked = Some(sid);
                 let unparked = Instant::now() + UNPARKED_WAIT;
                 let until = if waiter.is_some() {
@@ -105,12 +115,12 @@ pub(crate) async fn read(
                 tokio::select! {
                     biased;
                     () = woken(waiter) => {}
-                    () = shared.stopping.cancelled() => return Ok(Read::nothing_yet()),
+                    () = shared.stopping.cancelled() => return nothing_yet(),
                     () = sleep_until(until) => {
                         if until < deadline {
                             continue;
                         }
-                        return Ok(Read::nothing_yet());
+                        return nothing_yet();
                     }
                 }
             }

@@ -11,6 +11,7 @@ mod membership;
 mod merge;
 mod replay;
 mod session;
+mod stalled;
 mod start_stop;
 mod transient;
 mod world;
