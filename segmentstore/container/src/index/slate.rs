@@ -37,12 +37,16 @@ const MEMTABLE_BYTES: usize = 4 << 20;
 const POLL: Duration = Duration::from_secs(10);
 /// Checkpoints that may wait for the compactor, which looks at every poll only; then they wait for it.
 const CHECKPOINTS_UNCOMPACTED: usize = 64;
-/// How long a manifest, once replaced, is kept for a process that was stopped and goes on.
-const MANIFEST_AGE: Duration = Duration::from_secs(24 * 3600);
+/// How long a manifest is kept once it is replaced. Every checkpoint replaces one or two, and a process that was
+/// stopped and goes on still has the directory's lock: nobody else has used it meanwhile.
+const MANIFEST_AGE: Duration = Duration::from_secs(5 * 60);
+/// How long what a compaction has replaced is kept for reads under way, of which each is one key or one page. Each
+/// compaction leaves a mark in the manifest for so long, and whoever looks for garbage reads a manifest for each mark.
+const COMPACTED_AGE: Duration = Duration::from_secs(2 * 60);
 /// How long other garbage is kept.
 const GARBAGE_AGE: Duration = Duration::from_secs(15 * 60);
 /// How often garbage is looked for.
-const GARBAGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+const GARBAGE_INTERVAL: Duration = Duration::from_secs(2 * 60);
 /// How long a job of a dead worker stays reserved for it.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Retries of one request inside of the database; beyond, the checkpoint is tried again as a whole.
@@ -152,6 +156,7 @@ pub(super) fn settings(poll: Duration) -> Settings {
             manifest_update_timeout: FLUSH_TIMEOUT,
             max_concurrent_compactions: 1,
             commit_compacted_interval: Duration::from_secs(5),
+            checkpoint_lifetime: COMPACTED_AGE,
             worker_heartbeat_timeout: WORKER_TIMEOUT,
             object_store_max_retries: Some(RETRIES),
             worker: Some(CompactionWorkerOptions {
