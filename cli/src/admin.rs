@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use sarit_client::Client;
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
-use sarit_proto::policy::{RetentionPolicy, RetentionUnit, StreamConfig};
+use sarit_proto::policy::{RateUnit, RetentionPolicy, RetentionUnit, ScalingPolicy, StreamConfig};
 use sarit_proto::stream_cut::{SegmentPosition, StreamCut};
 use serde_json::{Value, json};
 
@@ -180,6 +180,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
         }
         StreamVerb::Update {
             stream,
+            fixed,
             options,
             client: args,
         } => {
@@ -187,6 +188,10 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
             let client = connect(&args.controller)?;
             let mut config = client.controller().stream_config(&stream).await?;
             configure(&mut config, options)?;
+            if fixed {
+                let segments = client.controller().current_segments(&stream).await?.len();
+                config.scaling = ScalingPolicy::fixed(u32::try_from(segments)?)?;
+            }
             client.controller().update_stream(&stream, &config).await?;
             say(
                 &args,
@@ -260,6 +265,16 @@ fn configure(config: &mut StreamConfig, options: StreamOptions) -> anyhow::Resul
         StreamConfig::check_tags(&tags).map_err(|error| usage(&error))?;
         config.tags = tags;
     }
+    let rate = match (options.events_per_second, options.kib_per_second) {
+        (Some(events), _) => Some((RateUnit::Events, events)),
+        (_, Some(kib)) => Some((RateUnit::Kilobytes, kib)),
+        (None, None) => None,
+    };
+    if let Some((unit, target)) = rate {
+        let segments_min = config.scaling.segments_min();
+        let policy = ScalingPolicy::by_rate(unit, target, options.scale_factor, segments_min);
+        config.scaling = policy.map_err(|error| usage(&error))?;
+    }
     let retain = match (options.retain_ms, options.retain_bytes) {
         (Some(ms), _) => Some((RetentionUnit::Milliseconds, ms)),
         (_, Some(bytes)) => Some((RetentionUnit::Bytes, bytes)),
@@ -298,6 +313,7 @@ async fn describe(stream: &ScopedStream, args: &ClientArgs) -> anyhow::Result<()
             "stream": stream.to_string(),
             "sealed": owners.is_empty(),
             "tags": tags,
+            "scaling": scaling_json(config.scaling),
             "segments": segments,
             "head": head.to_text(),
             "tail": tail.to_text(),
@@ -311,6 +327,19 @@ async fn describe(stream: &ScopedStream, args: &ClientArgs) -> anyhow::Result<()
     );
     for tag in tags {
         println!("tag     {tag}");
+    }
+    if let ScalingPolicy::ByRate {
+        unit,
+        target,
+        factor,
+        segments_min,
+    } = config.scaling
+    {
+        println!(
+            "scaling {target} {} a second in each segment, split in {} at most, at least {segments_min} segments",
+            unit_name(unit),
+            factor.max(2)
+        );
     }
     if let Some(retention) = &config.retention {
         println!(
@@ -332,6 +361,30 @@ async fn describe(stream: &ScopedStream, args: &ClientArgs) -> anyhow::Result<()
     println!("head    {}", head.to_text());
     println!("tail    {}", tail.to_text());
     Ok(())
+}
+
+fn unit_name(unit: RateUnit) -> &'static str {
+    match unit {
+        RateUnit::Kilobytes => "KiB",
+        RateUnit::Events => "events",
+    }
+}
+
+fn scaling_json(policy: ScalingPolicy) -> serde_json::Value {
+    match policy {
+        ScalingPolicy::Fixed { segments } => json!({ "by": "hand", "segments": segments }),
+        ScalingPolicy::ByRate {
+            unit,
+            target,
+            factor,
+            segments_min,
+        } => json!({
+            "by": unit_name(unit),
+            "per_second": target,
+            "factor": factor,
+            "segments_min": segments_min,
+        }),
+    }
 }
 
 /// All of a scope's streams but the internal ones.

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     #[command(after_help = "\
 Examples:
   sarit standalone --data ./data
-  sarit standalone --data ./data --set memory.budget=1GiB --config sarit.toml")]
+  sarit standalone --data ./data --set segmentstore.memory.budget=1GiB --config sarit.toml")]
     Standalone(Standalone),
     /// Run the controller alone
     #[command(after_help = "\
@@ -100,6 +100,7 @@ Examples:
         verb: AdminVerb,
     },
     /// See it work: real data in, the server killed with SIGKILL, everything read back
+    #[command(after_help = "Example:\n  sarit demo")]
     Demo(DemoArgs),
     /// Print a shell's completion script
     #[command(after_help = "\
@@ -120,7 +121,7 @@ pub(crate) struct ServerArgs {
     /// Settings file (TOML)
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// One setting, e.g. memory.budget=1GiB; may be repeated, wins over file and environment
+    /// One setting, e.g. segmentstore.memory.budget=1GiB; may be repeated, wins over file and environment
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
     /// Allow addresses that other machines can reach, although there is no TLS and no authentication
@@ -288,6 +289,9 @@ pub(crate) enum PacksVerb {
         container: Option<u32>,
     },
     /// Show what a pack holds
+    #[command(after_help = "\
+Example:
+  sarit admin packs dump \"$(sarit admin packs show --json | head -1 | jq -r .pack)\"")]
     Dump {
         /// Its name, as `show` prints it
         pack: String,
@@ -336,11 +340,13 @@ pub(crate) enum ScopeVerb {
         client: ClientArgs,
     },
     /// List scopes
+    #[command(after_help = "Example:\n  sarit scope list --json | jq -r '.[]'")]
     List {
         #[command(flatten)]
         client: ClientArgs,
     },
     /// Show a scope's streams in numbers
+    #[command(after_help = "Example:\n  sarit scope describe demo")]
     Describe {
         /// The scope
         scope: String,
@@ -348,6 +354,7 @@ pub(crate) enum ScopeVerb {
         client: ClientArgs,
     },
     /// Delete an empty scope
+    #[command(after_help = "Example:\n  sarit scope delete demo")]
     Delete {
         /// The scope
         scope: String,
@@ -362,7 +369,16 @@ pub(crate) struct StreamOptions {
     /// A tag to find the stream by; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<String>,
-    /// Keep at least this many milliseconds of events (kept with the stream; retention itself comes later)
+    /// Have each segment take about so many events a second: split and merge them by the load
+    #[arg(long, value_name = "N", conflicts_with = "kib_per_second")]
+    pub(crate) events_per_second: Option<u32>,
+    /// The same in KiB a second
+    #[arg(long, value_name = "N")]
+    pub(crate) kib_per_second: Option<u32>,
+    /// Into how many parts a hot segment is split at once, at most
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) scale_factor: u32,
+    /// Keep at least this many milliseconds of events; more in `sarit stream retention`
     #[arg(long, value_name = "MS", conflicts_with = "retain_bytes")]
     pub(crate) retain_ms: Option<u64>,
     /// Keep at least this many bytes
@@ -373,11 +389,15 @@ pub(crate) struct StreamOptions {
 #[derive(Debug, Subcommand)]
 pub(crate) enum StreamVerb {
     /// Create a stream
-    #[command(after_help = "Example:\n  sarit stream create demo/flights --segments 4")]
+    #[command(after_help = "\
+Examples:
+  sarit stream create demo/flights --segments 4
+  sarit stream create demo/clicks --segments 2 --events-per-second 1000 --retain-ms 86400000")]
     Create {
         /// SCOPE/STREAM
         stream: String,
-        /// Number of segments: how many writers and readers can work side by side
+        /// Number of segments: how many writers and readers can work side by side. With a rate: at first, and
+        /// at least
         #[arg(long, value_name = "N", default_value_t = 1)]
         segments: u32,
         /// Create the scope too if it is missing
@@ -389,6 +409,7 @@ pub(crate) enum StreamVerb {
         client: ClientArgs,
     },
     /// List a scope's streams
+    #[command(after_help = "Example:\n  sarit stream list demo --tag air")]
     List {
         /// The scope
         scope: String,
@@ -399,16 +420,25 @@ pub(crate) enum StreamVerb {
         client: ClientArgs,
     },
     /// Show a stream's configuration, segments, head and tail
+    #[command(after_help = "Example:\n  sarit stream describe demo/flights --json | jq .segments")]
     Describe {
         /// SCOPE/STREAM
         stream: String,
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Change tags and retention
+    /// Change tags, retention, and how segments follow the load
+    #[command(after_help = "\
+Examples:
+  sarit stream update demo/flights --tag air --retain-ms 86400000
+  sarit stream update demo/flights --events-per-second 1000 --scale-factor 4
+  sarit stream update demo/flights --fixed")]
     Update {
         /// SCOPE/STREAM
         stream: String,
+        /// Split and merge only when told to
+        #[arg(long, conflicts_with_all = ["events_per_second", "kib_per_second"])]
+        fixed: bool,
         #[command(flatten)]
         options: StreamOptions,
         #[command(flatten)]
@@ -456,6 +486,7 @@ Examples:
   sarit stream retention demo/flights --none")]
     Retention(elastic::Retention),
     /// End a stream: no more events
+    #[command(after_help = "Example:\n  sarit stream seal demo/flights")]
     Seal {
         /// SCOPE/STREAM
         stream: String,
@@ -463,6 +494,7 @@ Examples:
         client: ClientArgs,
     },
     /// Delete a sealed stream with everything in it
+    #[command(after_help = "Example:\n  sarit stream delete demo/flights --seal")]
     Delete {
         /// SCOPE/STREAM
         stream: String,

@@ -44,7 +44,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Adds the variables that are settings: `SARIT_SEGMENTSTORE__MEMORY_BUDGET=1GiB`.
+    /// Adds the variables that are settings: `SARIT_SEGMENTSTORE__MEMORY__BUDGET=1GiB`.
     pub(crate) fn environment(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,

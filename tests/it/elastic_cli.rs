@@ -220,3 +220,44 @@ fn top_shows_rates_once_into_a_pipe() {
         5,
     );
 }
+
+#[test]
+fn a_stream_follows_its_load_when_told_so_on_the_command_line() {
+    let cluster = start("elastic-cli-policy");
+    let rate = ["--events-per-second", "1000"];
+    let create = ["stream", "create", "s/t", "--with-scope", "--segments", "2"];
+    ask(
+        &cluster,
+        &[&create[..], &rate, &["--scale-factor", "4"]].concat(),
+    );
+    let scaling = || json(&cluster, &["stream", "describe", "s/t"])["scaling"].clone();
+    let by_rate =
+        serde_json::json!({"by": "events", "per_second": 1000, "factor": 4, "segments_min": 2});
+    assert_eq!(scaling(), by_rate);
+    ask(&cluster, &["stream", "split", "s/t", "0"]);
+    ask(&cluster, &["stream", "update", "s/t", "--fixed"]);
+    assert_eq!(scaling(), serde_json::json!({"by": "hand", "segments": 3}));
+    ask(
+        &cluster,
+        &["stream", "update", "s/t", "--kib-per-second", "64"],
+    );
+    assert_eq!(scaling()["by"], "KiB");
+    assert_eq!(scaling()["segments_min"], 3);
+    refuse(
+        &cluster,
+        &[
+            "stream",
+            "update",
+            "s/t",
+            "--fixed",
+            "--kib-per-second",
+            "1",
+        ],
+        2,
+    );
+    refuse(
+        &cluster,
+        &["stream", "create", "s/u", "--events-per-second", "0"],
+        2,
+    );
+}

@@ -179,6 +179,7 @@ pub(crate) enum TableVerb {
         client: ClientArgs,
     },
     /// List a scope's tables
+    #[command(after_help = "Example:\n  sarit table list demo")]
     List {
         /// The scope
         scope: String,
@@ -244,6 +245,7 @@ Examples:
         client: ClientArgs,
     },
     /// Delete a table with everything in it
+    #[command(after_help = "Example:\n  sarit table delete demo/users")]
     Delete {
         /// SCOPE/TABLE
         table: String,
@@ -256,6 +258,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupVerb {
     /// List a scope's reader groups
+    #[command(after_help = "Example:\n  sarit group list demo")]
     List {
         /// The scope
         scope: String,
