@@ -15,6 +15,8 @@ use sarit_proto::wire::command::ReadSegment;
 use sarit_proto::wire::{Command, Encoder};
 use sarit_tests::raw::Connection;
 
+use crate::figures::own_cpu_seconds;
+
 /// Taken from the socket at once, by both.
 const BUFFER: usize = 64 << 10;
 /// Code of `SegmentRead` on the wire.
@@ -27,11 +29,17 @@ pub(crate) struct Read {
     /// Pieces it came in.
     pub(crate) pieces: u64,
     pub(crate) seconds: f64,
+    /// Of the side that sends, where that is known.
+    pub(crate) cpu_seconds: f64,
 }
 
 impl Read {
     pub(crate) fn per_second(&self) -> f64 {
         self.bytes as f64 / self.seconds
+    }
+
+    pub(crate) fn cpu_per_gigabyte(&self) -> f64 {
+        self.cpu_seconds / (self.bytes as f64 / 1e9)
     }
 }
 
@@ -127,7 +135,7 @@ pub(crate) fn files(files: &[PathBuf], length: usize) -> anyhow::Result<Read> {
     let mut stream = TcpStream::connect(listener.local_addr()?)?;
     let begin = Instant::now();
     let read = std::thread::scope(|scope| {
-        let sender = scope.spawn(move || -> io::Result<u64> {
+        let sender = scope.spawn(move || -> anyhow::Result<(u64, f64)> {
             let (mut socket, _) = listener.accept()?;
             let (mut buffer, mut pieces) = (vec![0; length], 0);
             for path in files {
@@ -142,7 +150,7 @@ pub(crate) fn files(files: &[PathBuf], length: usize) -> anyhow::Result<Read> {
                     pieces += 1;
                 }
             }
-            Ok(pieces)
+            Ok((pieces, own_cpu_seconds()?))
         });
         let (mut buffer, mut bytes) = (vec![0; BUFFER], 0);
         loop {
@@ -151,16 +159,17 @@ pub(crate) fn files(files: &[PathBuf], length: usize) -> anyhow::Result<Read> {
                 read => bytes += read as u64,
             }
         }
-        let Ok(pieces) = sender.join() else {
+        let Ok(sent) = sender.join() else {
             bail!("the sender panicked");
         };
-        Ok((bytes, pieces?))
+        Ok((bytes, sent?))
     });
-    let (bytes, pieces) = read?;
+    let (bytes, (pieces, cpu_seconds)) = read?;
     Ok(Read {
         bytes,
         pieces,
         seconds: begin.elapsed().as_secs_f64(),
+        cpu_seconds,
     })
 }
 

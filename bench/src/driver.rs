@@ -24,6 +24,19 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Returns ours, as it runs now.
+    pub(crate) fn ours(bench: &Bench, server: &Cluster) -> anyhow::Result<Self> {
+        let pid_file = bench.dir.join("sarit.pid");
+        let pids: Vec<_> = server.pids().iter().map(u32::to_string).collect();
+        std::fs::write(&pid_file, pids.join("\n"))?;
+        Ok(Self {
+            name: "sarit",
+            uri: server.uri(),
+            store: server.store_addr(),
+            pid_file,
+        })
+    }
+
     /// Returns the official server.
     pub(crate) fn theirs(name: &'static str, reference: &Reference) -> Self {
         Self {
@@ -38,15 +51,7 @@ impl Target {
 /// Starts ours on the empty directory `data`.
 pub(crate) fn ours(bench: &Bench, data: &Path) -> anyhow::Result<(Cluster, Target)> {
     let server = Cluster::start(Layout::Standalone, data, &bench.dir.join("logs"), &[])?;
-    let pid_file = bench.dir.join("sarit.pid");
-    let pids: Vec<_> = server.pids().iter().map(u32::to_string).collect();
-    std::fs::write(&pid_file, pids.join("\n"))?;
-    let target = Target {
-        name: "sarit",
-        uri: server.uri(),
-        store: server.store_addr(),
-        pid_file,
-    };
+    let target = Target::ours(bench, &server)?;
     Ok((server, target))
 }
 

@@ -59,20 +59,26 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 
 /// CPU seconds, user and system, that the processes have used so far.
 pub(crate) fn cpu_seconds(pids: &[u32]) -> anyhow::Result<f64> {
+    pids.iter().map(|pid| cpu_of(&pid.to_string())).sum()
+}
+
+/// CPU seconds, user and system, that this thread has used so far.
+pub(crate) fn own_cpu_seconds() -> anyhow::Result<f64> {
+    cpu_of("thread-self")
+}
+
+fn cpu_of(task: &str) -> anyhow::Result<f64> {
     let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
-    let mut ticks = 0.0;
-    for pid in pids {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        let stat = stat.with_context(|| format!("process {pid} is gone"))?;
-        // The name, in brackets, may contain blanks; the fields behind it don't.
-        let fields = stat
-            .rsplit_once(')')
-            .context("/proc/PID/stat has a name in brackets")?
-            .1;
-        let fields: Vec<_> = fields.split_whitespace().collect();
-        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-        ticks += number(11).context("user time")? + number(12).context("system time")?;
-    }
+    let stat = std::fs::read_to_string(format!("/proc/{task}/stat"));
+    let stat = stat.with_context(|| format!("process {task} is gone"))?;
+    // The name, in brackets, may contain blanks; the fields behind it don't.
+    let fields = stat
+        .rsplit_once(')')
+        .context("/proc/PID/stat has a name in brackets")?
+        .1;
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+    let ticks = number(11).context("user time")? + number(12).context("system time")?;
     Ok(ticks / ticks_per_second)
 }
 

@@ -9,6 +9,7 @@ use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::watch::{labelled_metric, metric, until};
 
 use crate::Bench;
+use crate::catch_up;
 use crate::drain::{self, Read, files_below, forget};
 use crate::figures::{cpu_seconds, median};
 use crate::load::{Appender, create, segment_names, tails};
@@ -62,7 +63,8 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     both(bench, &server, &data, &segments, each)?;
     drop(server);
     std::fs::remove_dir_all(&data)?;
-    slow(bench)
+    slow(bench)?;
+    bench.with_reference(catch_up::run)
 }
 
 /// Appends so many bytes or a little more and waits until they are in long-term storage. Returns how many.
@@ -85,7 +87,8 @@ fn append(server: &Cluster, segments: &[String], bytes: u64) -> anyhow::Result<u
     Ok(appended)
 }
 
-fn flushed(server: &Cluster) -> anyhow::Result<()> {
+/// Waits until nothing lies in the log only.
+pub(crate) fn flushed(server: &Cluster) -> anyhow::Result<()> {
     until("all is in long-term storage", PATIENCE, || {
         Ok(metric(server, Role::Standalone, "segmentstore_unflushed_bytes")? == 0.0)
     })
@@ -105,23 +108,20 @@ fn catch_up(
     each: u64,
 ) -> anyhow::Result<()> {
     let packs = packs(data)?;
-    let (mut ratios, mut cpu) = (Vec::new(), Vec::new());
+    let mut ratios = Vec::new();
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     for _ in 0..bench.choose(3, 1) {
         // There and back again. What came in one piece is sent in one piece.
-        let (first, first_cpu) = read_ours(server, segments, each, &packs)?;
+        let first = read_ours(server, segments, each, &packs)?;
         let length = (first.bytes / first.pieces) as usize;
         let mut loops = Vec::new();
         for _ in 0..2 {
             forget(&packs)?;
             loops.push(drain::files(&packs, length)?);
         }
-        let (second, second_cpu) = read_ours(server, segments, each, &packs)?;
+        let second = read_ours(server, segments, each, &packs)?;
         ratios.push(first.per_second() / loops[0].per_second());
         ratios.push(second.per_second() / loops[1].per_second());
-        for (read, seconds) in [(first, first_cpu), (second, second_cpu)] {
-            cpu.push(seconds / (read.bytes as f64 / 1e9));
-        }
         ours.extend([first, second]);
         raw.extend(loops);
     }
@@ -136,6 +136,7 @@ fn catch_up(
     };
     let from_packs = source("packs")? / (source("frames")? + source("log")? + source("packs")?);
     ensure!(from_packs > 0.99, "only {from_packs} came from packs");
+    let cpu = |reads: &[Read]| median(reads.iter().map(Read::cpu_per_gigabyte).collect());
     for (name, reads) in [("by the server", &ours), ("files into a socket", &raw)] {
         let mega = reads.iter().map(|read| read.per_second() / 1e6);
         let piece = reads
@@ -144,6 +145,7 @@ fn catch_up(
         let row = Row::new(name)
             .number("GB", reads[0].bytes as f64 / 1e9)
             .number("MB/s", median(mega.collect()))
+            .number("CPU s/GB", cpu(reads))
             .number("KiB/piece", median(piece.collect()) / 1024.0);
         bench.report.row(&row)?;
     }
@@ -154,7 +156,7 @@ fn catch_up(
         .figure(name, ratio, Goal::AtLeast(0.8), false)?;
     let name = "catch-up from packs: CPU s/GB (0.2 × the official server's 6.2)";
     let most = Goal::AtMost(CPU_PER_GB);
-    bench.report.figure(name, median(cpu), most, false)
+    bench.report.figure(name, cpu(&ours), most, false)
 }
 
 /// Returns the files that hold packs.
@@ -170,11 +172,12 @@ fn read_ours(
     segments: &[String],
     each: u64,
     packs: &[std::path::PathBuf],
-) -> anyhow::Result<(Read, f64)> {
+) -> anyhow::Result<Read> {
     forget(packs)?;
     let before = cpu_seconds(&server.pids())?;
-    let read = drain::segments(&server.store_addr(), segments, each, ASKED)?;
-    Ok((read, cpu_seconds(&server.pids())? - before))
+    let mut read = drain::segments(&server.store_addr(), segments, each, ASKED)?;
+    read.cpu_seconds = cpu_seconds(&server.pids())? - before;
+    Ok(read)
 }
 
 /// Takes in, reads history, and does both at once: the same bytes each time.

@@ -8,6 +8,7 @@
 
 mod append;
 mod autoscale;
+mod catch_up;
 mod check;
 mod control;
 mod drain;

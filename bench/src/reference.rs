@@ -84,6 +84,11 @@ impl Reference {
             .collect()
     }
 
+    /// Returns the folder of its long-term storage.
+    pub(crate) fn long_term_storage(&self) -> PathBuf {
+        self.dir.join("lts")
+    }
+
     /// Removes its data.
     pub(crate) fn wipe(&self) -> anyhow::Result<()> {
         for folder in ["zk", "bk", "lts"] {
