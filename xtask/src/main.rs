@@ -8,7 +8,7 @@ mod test;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
   test [NAME…]     install what is missing, build, run all tests, or the test binaries whose name contains NAME
-  planted [BUG…]   plant each bug in turn: the simulated worlds must find it
+  planted [BUG…]   plant each bug in turn: simulated worlds, histories of containers or the controller's tests must find it
   bench [ARG…]     measure beside the machine's limits; `cargo xtask bench --help`
   grpc [--check]   regenerate the gRPC code; needs: cargo run -p xtask --features grpc -- grpc";
 
