@@ -17,11 +17,15 @@ use sarit_tests::cluster::{Cluster, Layout, Role};
 /// Memory a store may take: the budget's default and what the design allows beside it.
 const RSS_MAX: u64 = (256 + 150) << 20;
 
+/// What is done now and then is done often.
+const SETTINGS: [&str; 1] = ["controller.retention_period_ms=500"];
+
 fn run(client: clients::Client, layout: Layout) {
     let name = format!("compat-{client:?}-{layout:?}").to_lowercase();
     let start = Instant::now();
     let folder = workspace(&name).expect("a folder");
-    let mut cluster = Cluster::start(layout, &folder.join("data"), &folder, &[]).expect("a server");
+    let data = folder.join("data");
+    let mut cluster = Cluster::start(layout, &data, &folder, &SETTINGS).expect("a server");
     let suite = run_suite(client, &cluster.uri(), &[], &folder.join("client.log"));
     let peak = cluster.rss_peak();
     if let Err(error) = suite {

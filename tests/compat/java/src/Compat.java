@@ -40,6 +40,7 @@ final class Compat {
         all.addAll(SynchronizerScenarios.ALL);
         all.addAll(RevisionedScenarios.ALL);
         all.addAll(BatchScenarios.ALL);
+        all.addAll(RetentionScenarios.ALL);
         all.addAll(WatermarkScenarios.ALL);
         all.addAll(TransactionScenarios.ALL);
         all.addAll(TableScenarios.ALL);
