@@ -20,9 +20,10 @@ use sarit_client::{Client, EventWriter, Transaction, TransactionWriter};
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::StreamConfig;
 use sarit_tests::clients::{Storm, workspace};
-use sarit_tests::cluster::{Cluster, Layout};
+use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::history::{Event, History};
 use sarit_tests::scaling::{Achieved, Scaler};
+use sarit_tests::watch::metric;
 
 const CHANGE_EVERY: Duration = Duration::from_millis(500);
 const KILL_EVERY: Duration = Duration::from_secs(8);
@@ -83,15 +84,26 @@ fn java(name: &str, layout: Layout, options: &[&str], storm: Kind) {
             let ours = counted(&cluster.uri(), name);
             error.context(format!("{achieved}; {killed} kills; our reader: {ours:?}"))
         })?;
-        anyhow::Ok((achieved, killed, found))
+        anyhow::Ok((achieved, killed, found, rolled(cluster, storm)?))
     };
     match run(&mut cluster) {
-        Ok((achieved, killed, found)) => println!(
-            "{name}: {achieved}; {killed} kills; {found}; {:.1} s",
+        Ok((achieved, killed, found, rolled)) => println!(
+            "{name}: {achieved}; {killed} kills; {rolled}{found}; {:.1} s",
             begun.elapsed().as_secs_f64()
         ),
         Err(error) => panic!("{name}: {error:#}\n{}", cluster.log_tail()),
     }
+}
+
+/// Says how many commits of a storm of transactions rolled, which some must have.
+fn rolled(cluster: &Cluster, storm: Kind) -> anyhow::Result<String> {
+    if storm != Kind::Transactions {
+        return Ok(String::new());
+    }
+    let name = "controller_rolling_commits_total";
+    let rolled = metric(cluster, Role::Standalone, name)?;
+    ensure!(rolled > 0.0, "no commit rolled");
+    Ok(format!("{rolled} commits rolled; "))
 }
 
 /// How many events our own reader finds in the sealed stream: tells loss from a reader that is late.
@@ -305,11 +317,11 @@ fn ours(name: &str, storm: Kind) {
         let scaled = scale(&mut cluster, name, storm);
         *stop.lock() = true;
         let found = run.join().expect("it does not panic");
-        anyhow::Ok((scaled?, found?))
+        anyhow::Ok((scaled?, found?, rolled(&cluster, storm)?))
     });
     match result {
-        Ok(((achieved, killed), found)) => {
-            println!("{name}: {achieved}; {killed} kills; {found}");
+        Ok(((achieved, killed), found, rolled)) => {
+            println!("{name}: {achieved}; {killed} kills; {rolled}{found}");
         }
         Err(error) => panic!("{name}: {error:#}\n{}", cluster.log_tail()),
     }
