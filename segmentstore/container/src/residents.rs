@@ -2,8 +2,8 @@
 //!
 //! A segment that the index has as it is, all of whose bytes lie in long-term storage, need not be in
 //! memory. Whoever is going to change one loads and pins it first, by name, until that is durable; so
-//! the sequencer never meets a name it knows nothing about, and never waits for the index. Readers only
-//! load.
+//! the sequencer never meets a name it knows nothing about, and never waits for the index. Readers pin
+//! only while they load: the index is read piece by piece, and what is read must not change meanwhile.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -81,6 +81,9 @@ pub(crate) async fn pin(shared: &Shared, name: &Arc<str>) -> Result<Pin, Error> 
 /// # Errors
 /// The index's.
 pub(crate) async fn load(shared: &Shared, name: &str) -> Result<bool, Error> {
+    // Whoever changes the segment beside this loads it too. As long as it is pinned it then stays known,
+    // so what was read of it before is not put in place below.
+    let _pin = shared.pins.pin(&name.into());
     let permit = shared.loads.acquire().await;
     let _permit = permit.map_err(|_| Error::Stopping)?;
     // Someone else may have brought it meanwhile.

@@ -75,8 +75,7 @@ async fn what_was_flushed_is_there_again_and_what_was_not_is_not() {
     drop(connection);
     drop(world);
 
-    let index = SnapshotMemory::default();
-    let indexes = Indexes::memory(&index);
+    let indexes = Indexes::memory(&SnapshotMemory::default());
     let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
     assert_eq!((found.segments, found.bytes), (4, 31_000));
     assert_eq!((found.newer_bytes, found.shortened), (1000, 0));
@@ -85,7 +84,7 @@ async fn what_was_flushed_is_there_again_and_what_was_not_is_not() {
     let again = rebuild(ContainerId(0), &store, &indexes).await;
     assert!(again.is_err(), "an index that is there is left alone");
 
-    let world = World::on(&objects, index, config()).await;
+    let world = World::on(&objects, indexes, config()).await;
     let bytes = |last: u8| -> Vec<u8> { (0..=last).flat_map(|byte| [byte; 1000]).collect() };
     assert_eq!(read(&world, "exported").await, bytes(10));
     assert_eq!(read(&world, "sealed").await, bytes(9));

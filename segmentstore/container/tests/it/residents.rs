@@ -1,10 +1,17 @@
 //! Segments that are not in memory: nobody can tell, but by the numbers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sarit_container::{Config, Error, Kind, MemoryBudget, Offset};
+use sarit_container::{
+    Config, Error, Indexes, Kind, MemoryBudget, Offset, SegmentInfo, SlateStore, SnapshotMemory,
+};
+use sarit_env::{Clock, Rng};
 use sarit_proto::ids::AttributeId;
 use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
+use sarit_storage::memory::{Faults, Memory as Objects};
+use sarit_wal::memory::Memory;
+use tokio::time::timeout;
 
 use crate::world::World;
 
@@ -18,13 +25,19 @@ fn name(at: usize) -> String {
 
 /// A container that keeps `few` segments in memory, and has many, each with a number of its own.
 async fn crowd(few: usize) -> World {
+    crowd_in(few, Indexes::memory(&SnapshotMemory::default())).await
+}
+
+async fn crowd_in(few: usize, index: Indexes) -> World {
     let config = Config {
         checkpoint_segments: 20,
         resident_segments: few,
         check_cuts: true,
         ..Config::default()
     };
-    let world = World::with(config, MemoryBudget::default()).await;
+    let budget = MemoryBudget::default();
+    let opened = World::open(Memory::default(), index, config, budget).await;
+    let world = opened.expect("opens");
     for at in 0..MANY {
         let attributes = vec![(NUMBER, at as i64)];
         let name = name(at);
@@ -160,4 +173,65 @@ async fn a_table_comes_back_with_its_entries() {
     assert!(world.container.stats().loads > loads, "it was let go");
     let found: Vec<_> = found.iter().map(|entry| entry.key.version).collect();
     assert_eq!(found, [versions[0], TableKey::NOT_EXISTS, versions[2]]);
+}
+
+/// Has somebody look at one segment after the other, none of which is in memory, in an index that is
+/// slow. Each look gets a step further through the index than the one before, and stands still there while
+/// `change` happens and the segment is let go; then `check` gets what it says.
+async fn beside_slow_looks(
+    change: impl AsyncFn(&World, &str),
+    check: impl AsyncFn(&World, &str, Result<SegmentInfo, Error>),
+) {
+    const STALL: Duration = Duration::from_millis(100);
+    let objects = Objects::new(Rng::seeded(1));
+    let clock = Clock::from_fn(|| 1_000);
+    let slate = SlateStore::new(Arc::new(objects.clone()), 0, clock);
+    let world = crowd_in(0, Indexes::slate(slate)).await;
+    for steps in 0.. {
+        let name = name(steps);
+        objects.set_faults(Faults {
+            stall: 1.0,
+            stall_time: STALL,
+            ..Faults::default()
+        });
+        let mut look = Box::pin(world.container.info(&name));
+        let time = STALL / 2 + STALL * u32::try_from(steps).unwrap();
+        if timeout(time, &mut look).await.is_ok() {
+            assert!(steps > 3, "a look takes {steps} steps");
+            return;
+        }
+        objects.set_faults(Faults::default());
+        change(&world, &name).await;
+        settle(&world).await;
+        check(&world, &name, look.await).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_look_does_not_bring_back_what_a_segment_was_before() {
+    let change = async |world: &World, name: &str| {
+        let mut writer = world.connect();
+        writer.setup(name, 1).await.unwrap();
+        writer.append(name, 1, 6, b"").await.unwrap();
+        drop(writer);
+        world.container.seal(name).await.unwrap();
+    };
+    beside_slow_looks(change, async |world, name, info| {
+        assert!(info.unwrap().sealed, "{name}");
+        assert_eq!(world.connect().setup(name, 1).await.unwrap(), 6, "{name}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_look_does_not_bring_back_a_segment_that_was_deleted() {
+    let change = async |world: &World, name: &str| {
+        world.container.delete(name).await.unwrap();
+    };
+    beside_slow_looks(change, async |world, name, info| {
+        assert!(matches!(info, Err(Error::NoSuchSegment(_))), "{info:?}");
+        let again = world.container.create(name, Kind::Stream, vec![]).await;
+        again.unwrap();
+    })
+    .await;
 }

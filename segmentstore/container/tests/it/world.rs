@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 /// A container, and the memory its log lives in.
 pub(crate) struct World {
     pub(crate) memory: Memory,
-    pub(crate) index: SnapshotMemory,
+    pub(crate) index: Indexes,
     pub(crate) budget: MemoryBudget,
     pub(crate) config: Config,
     pub(crate) container: Container,
@@ -41,7 +41,7 @@ impl World {
     }
 
     pub(crate) async fn with(config: Config, budget: MemoryBudget) -> Self {
-        let (memory, index) = (Memory::default(), SnapshotMemory::default());
+        let (memory, index) = (Memory::default(), in_memory());
         let opened = Self::open(memory, index, config, budget).await;
         opened.expect("opens")
     }
@@ -51,7 +51,7 @@ impl World {
         config: Config,
         budget: MemoryBudget,
     ) -> Self {
-        let (memory, index) = (Memory::default(), SnapshotMemory::default());
+        let (memory, index) = (Memory::default(), in_memory());
         let storage = Some(objects.store());
         let opened = Self::open_with(memory, index, config, budget, storage).await;
         opened.expect("opens")
@@ -60,7 +60,7 @@ impl World {
     /// One whose log is new and whose index is not.
     pub(crate) async fn on(
         objects: &sarit_storage::memory::Memory,
-        index: SnapshotMemory,
+        index: Indexes,
         config: Config,
     ) -> Self {
         let (memory, storage) = (Memory::default(), Some(objects.store()));
@@ -71,7 +71,7 @@ impl World {
 
     pub(crate) async fn open(
         memory: Memory,
-        index: SnapshotMemory,
+        index: Indexes,
         config: Config,
         budget: MemoryBudget,
     ) -> Result<Self, Error> {
@@ -80,7 +80,7 @@ impl World {
 
     async fn open_with(
         memory: Memory,
-        index: SnapshotMemory,
+        index: Indexes,
         config: Config,
         budget: MemoryBudget,
         storage: Option<Store>,
@@ -90,7 +90,7 @@ impl World {
             clock: Clock::from_fn(|| 1_000),
             rng: Rng::seeded(1),
             memory: budget.clone(),
-            index: Indexes::memory(&index),
+            index: index.clone(),
             storage: storage.clone(),
         };
         let (container, running) =
@@ -142,6 +142,10 @@ impl World {
             .read(name, Offset(offset), 1 << 20, Duration::ZERO);
         Ok(read.await?.data)
     }
+}
+
+fn in_memory() -> Indexes {
+    Indexes::memory(&SnapshotMemory::default())
 }
 
 impl Connection {
