@@ -127,6 +127,8 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
         if let Some(tier) = &shared.tier {
             tier.indexed(applied.frame);
         }
+        // Only now: to `collect` it means that the frame just noted has everything.
+        shared.state.write().dirty.settled();
         export(&shared, &mut exports, applied).await;
         hand = residents::evict(&shared, hand).await;
         last_eviction = Instant::now();
@@ -167,7 +169,8 @@ pub(crate) async fn last(shared: &Arc<Shared>) {
     }
 }
 
-/// Writes one checkpoint to the index, however often it takes; `None` if the container stops meanwhile.
+/// Writes one checkpoint to the index, however often it takes; `None` if the container stops meanwhile. It
+/// stays under way until it is [settled](crate::state::Dirty::settled).
 async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
     shared.checkpoints.bytes.store(0, Ordering::Relaxed);
     let started = Instant::now();
@@ -197,7 +200,6 @@ async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
             () = tokio::time::sleep(wait) => wait = (2 * wait).min(RETRY_MOST),
         }
     }
-    shared.state.write().dirty.settled();
     shared.metrics.checkpoints.add(1);
     shared.metrics.checkpoint_bytes.add(batch.bytes() as u64);
     tracing::debug!(

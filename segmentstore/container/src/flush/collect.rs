@@ -30,22 +30,22 @@ pub(super) async fn run(this: Arc<Flusher>) -> Result<(), Error> {
     loop {
         let now = Instant::now();
         let garbage = std::mem::take(&mut *this.tier.garbage.lock());
-        let (frame, clean) = {
-            let state = this.shared.state.read();
-            (
-                state.frame,
-                state.dirty.is_empty() && state.dirty.is_settled(),
-            )
-        };
+        let frame = this.shared.state.read().frame;
         for id in garbage {
             waiting.entry(id).or_insert((now + grace, frame));
         }
         if now >= next_sweep {
             next_sweep = now + sweep;
-            for id in orphans(&this).await {
+            let (frame, orphans) = orphans(&this).await;
+            for id in orphans {
                 waiting.entry(id).or_insert((now + grace, frame));
             }
         }
+        // Not before: this has to be so behind every frame noted above.
+        let clean = {
+            let state = this.shared.state.read();
+            state.dirty.is_empty() && state.dirty.is_settled()
+        };
         let due = waiting
             .iter()
             .filter(|(_, (at, frame))| *at <= now && this.tier.is_forgotten(*frame, clean));
@@ -95,14 +95,15 @@ async fn delete(this: &Flusher, id: PackId) -> bool {
     }
 }
 
-/// Finds packs of earlier owners that nobody refers to.
-async fn orphans(this: &Flusher) -> Vec<PackId> {
+/// Finds packs of earlier owners that nobody refers to behind the frame returned: they may have lost their
+/// last reference while they were listed.
+async fn orphans(this: &Flusher) -> (u64, Vec<PackId>) {
     let shared = &this.shared;
     let listed = match this.tier.store.list(shared.id.0).await {
         Ok(listed) => listed,
         Err(error) => {
             tracing::warn!(container = %shared.id, %error, "packs were not listed");
-            return Vec::new();
+            return (0, Vec::new());
         }
     };
     let state = shared.state.read();
@@ -117,5 +118,5 @@ async fn orphans(this: &Flusher) -> Vec<PackId> {
         })
         .collect();
     orphans.sort_unstable();
-    orphans
+    (state.frame, orphans)
 }

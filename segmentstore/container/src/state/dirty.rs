@@ -79,7 +79,7 @@ impl Dirty {
         !self.under_way
     }
 
-    /// Notes that the index has the checkpoint that began last.
+    /// Notes that the index has the checkpoint that began last, and that all know it.
     pub(crate) fn settled(&mut self) {
         self.under_way = false;
         self.leaving.clear();

@@ -7,7 +7,9 @@ use sarit_container::{
 };
 use sarit_env::Rng;
 use sarit_proto::ids::ContainerId;
-use sarit_storage::memory::Memory as Objects;
+use sarit_storage::Store;
+use sarit_storage::memory::{Faults, Memory as Objects};
+use sarit_wal::memory::MemoryFaults;
 
 use crate::world::{World, append_bytes};
 
@@ -124,4 +126,71 @@ async fn a_pack_is_kept_as_long_as_the_index_or_its_export_refers_to_it() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(store.list(0).await.unwrap(), []);
     assert_eq!(store.exports(0).await.unwrap().len(), 2);
+}
+
+/// A container with a segment of two packs, both of which the newest export refers to, and no others.
+async fn exported(objects: &Objects, config: Config) -> World {
+    let world = World::with_objects(objects, config, MemoryBudget::default()).await;
+    world.stream("s").await;
+    let mut connection = world.connect();
+    for number in 1..=2 {
+        let append = append_bytes("s", 1, number, vec![number as u8; 1000].into());
+        connection.submit(vec![append]).await;
+        connection.outcome().await.result.unwrap();
+        world.container.flush().await.unwrap();
+    }
+    world
+}
+
+/// Loses the log of a container whose segment begins with its second pack by now, and looks for that.
+async fn assert_recovers(world: World, store: &Store) {
+    drop(world);
+    let indexes = Indexes::memory(&SnapshotMemory::default());
+    let found = rebuild(ContainerId(0), store, &indexes).await.unwrap();
+    assert_eq!((found.bytes, found.shortened), (2000, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pack_that_goes_while_orphans_are_looked_for_is_kept_for_the_export() {
+    let objects = Objects::new(Rng::seeded(1));
+    let mut config = config();
+    config.export_seconds = 3600;
+    config.flush.grace_ms = 0;
+    config.flush.sweep_ms = 20_000;
+    // Packs of an earlier owner: of these it is asked.
+    let world = exported(&objects, config).await.reopen().await;
+    let store = world.storage.clone().unwrap();
+    tokio::time::sleep(Duration::from_secs(19)).await;
+    assert_eq!(store.exports(0).await.unwrap().len(), 1);
+    objects.set_faults(Faults {
+        stall: 1.0,
+        stall_time: Duration::from_secs(5),
+        ..Faults::default()
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.container.truncate("s", Offset(1000)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    objects.set_faults(Faults::default());
+    assert_recovers(world, &store).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pack_that_goes_with_a_checkpoint_under_way_is_kept_for_the_export() {
+    let objects = Objects::new(Rng::seeded(1));
+    let mut config = config();
+    config.export_seconds = 3600;
+    config.flush.grace_ms = 0;
+    config.flush.sweep_ms = 500;
+    let world = exported(&objects, config).await;
+    let store = world.storage.clone().unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(store.exports(0).await.unwrap().len(), 1);
+    world.container.truncate("s", Offset(1000)).await.unwrap();
+    // The index has it long before the log says so.
+    world.memory.set_faults(MemoryFaults {
+        latency: Duration::from_secs(3),
+        ..MemoryFaults::default()
+    });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_recovers(world, &store).await;
 }
