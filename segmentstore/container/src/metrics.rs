@@ -97,6 +97,7 @@ pub(crate) struct Metrics {
     pub(crate) table_entries: Level,
     pub(crate) table_bytes: Level,
     pub(crate) resident: Level,
+    pub(crate) absent: Level,
     pub(crate) dirty: Level,
     pub(crate) kept_from: Level,
     frame_seconds: Histogram,
@@ -151,6 +152,7 @@ impl Metrics {
             table_entries: level("segmentstore_table_entries"),
             table_bytes: level("segmentstore_table_bytes"),
             resident: level("segmentstore_resident_segments"),
+            absent: level("segmentstore_absent_names"),
             dirty: level("segmentstore_changed_segments"),
             kept_from: level("segmentstore_log_kept_from"),
             frame_seconds: histogram!("segmentstore_frame_seconds", labels(Some(container))),
@@ -174,6 +176,7 @@ impl Metrics {
         self.segments.set(state.total);
         self.merged.set(state.merged.len() as u64);
         self.resident.set(state.len() as u64);
+        self.absent.set(state.absent_len() as u64);
         self.extents.set(state.totals.extents);
         self.packs.set(state.usage.packs().len() as u64);
         self.unflushed.set(state.usage.unflushed());
@@ -364,6 +367,11 @@ fn describe() {
             "segmentstore_resident_segments",
             Unit::Count,
             "Segments in memory",
+        ),
+        (
+            "segmentstore_absent_names",
+            Unit::Count,
+            "Names known to be no segment's",
         ),
         (
             "segmentstore_changed_segments",

@@ -69,7 +69,9 @@ pub(crate) async fn pin(shared: &Shared, name: &Arc<str>) -> Result<Pin, Error> 
     if !shared.state.read().knows(name) && !load(shared, name).await? {
         let mut state = shared.state.write();
         if !state.knows(name) {
-            state.note_absent(name.clone());
+            let most = shared.config.resident_segments;
+            state.note_absent(name.clone(), most, |name| !shared.pins.is_pinned(name));
+            shared.metrics.state(&state);
         }
     }
     Ok(pin)

@@ -35,8 +35,12 @@ pub(crate) struct State {
     segments: HashMap<Sid, Segment, Seeded>,
     /// What is gone because it was merged.
     pub(crate) merged: Merged,
-    /// Names known to be nobody's.
+    /// Names known to be nobody's, which the index would say too.
     absent: HashSet<Arc<str>, Seeded>,
+    /// How many of them were in use when last looked at.
+    absent_used: usize,
+    /// Names that are nobody's any more, which the index may not say yet.
+    freed: HashSet<Arc<str>, Seeded>,
     /// How many segments there are, in memory or not.
     pub(crate) total: u64,
     /// The number the next segment gets.
@@ -75,6 +79,8 @@ impl State {
             segments: HashMap::with_hasher(hasher),
             merged: Merged::default(),
             absent: HashSet::with_hasher(hasher),
+            absent_used: 0,
+            freed: HashSet::with_hasher(hasher),
             total: 0,
             next_sid: Sid(1),
             next_seq: 1,
@@ -139,24 +145,35 @@ impl State {
     /// Returns whether it is known here what a name stands for, be it nothing; otherwise the index has
     /// to be asked.
     pub(crate) fn knows(&self, name: &str) -> bool {
-        self.names.contains_key(name) || self.absent.contains(name)
+        self.names.contains_key(name) || self.absent.contains(name) || self.freed.contains(name)
     }
 
-    /// Notes that a name is nobody's.
-    pub(crate) fn note_absent(&mut self, name: Arc<str>) {
+    /// Notes that a name is nobody's, as the index says. There are at most `most` then, or twice as many as
+    /// are used: `unused` ones are forgotten.
+    pub(crate) fn note_absent(
+        &mut self,
+        name: Arc<str>,
+        most: usize,
+        unused: impl Fn(&str) -> bool,
+    ) {
+        if self.absent.len() >= most.max(2 * self.absent_used) {
+            self.absent.retain(|name| !unused(name));
+            self.absent_used = self.absent.len();
+        }
         self.absent.insert(name);
     }
 
     /// Returns how many names are known to be nobody's.
     pub(crate) fn absent_len(&self) -> usize {
-        self.absent.len()
+        self.absent.len() + self.freed.len()
     }
 
     /// Forgets names that are nobody's and that the index can be asked about.
     pub(crate) fn forget_absent(&mut self, unused: impl Fn(&str) -> bool) {
+        self.absent.retain(|name| !unused(name));
         if self.dirty.is_settled() {
             let leaving = self.dirty.names_gone();
-            self.absent
+            self.freed
                 .retain(|name| leaving.contains(name) || !unused(name));
         }
     }
@@ -219,7 +236,7 @@ impl State {
         self.changing(sid)?;
         let mut segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
         self.names.remove(&segment.name);
-        self.absent.insert(segment.name.clone());
+        self.freed.insert(segment.name.clone());
         self.total -= 1;
         self.usage.mark(sid, false);
         self.count(&segment, u64::wrapping_sub);
@@ -265,6 +282,7 @@ impl State {
                     segment.set_attribute(id, value);
                 }
                 self.absent.remove(name);
+                self.freed.remove(name);
                 self.insert(sid, segment);
                 self.total += 1;
                 self.dirty.created(sid);

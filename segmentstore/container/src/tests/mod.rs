@@ -1,5 +1,6 @@
-//! Random histories against a serial model, and what takes more segments than those have.
+//! Random histories against a serial model, what takes more segments than those have, and bounds.
 
+mod absent;
 mod histories;
 mod merges;
 mod model;
