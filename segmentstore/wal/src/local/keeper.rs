@@ -23,7 +23,7 @@ const FIRST_FILES: [u64; 2] = [4 << 20, 16 << 20];
 /// Truncation frees files in bursts: this many times the files to keep ready are kept for reuse, so
 /// that steady traffic writes no zeros.
 const SPARES: usize = 4;
-/// Exempt frames get files of this size while the disk is full.
+/// Exempt frames get files of about this size while the disk is full.
 const RESERVE_FILE: u64 = 1 << 20;
 
 /// Which frames a file is prepared for.
@@ -140,12 +140,20 @@ impl Local {
             (files.starving && none, files.reserve.filter(|_| none))
         };
         if starving {
+            let was_full = *self.lane.space.borrow() != Space::Ok;
             self.lane.set_space(Space::Full { reason });
-            self.lane.wake();
+            if !was_full {
+                // So that it takes what is exempt. Woken for nothing it would ask again at once, for ever.
+                self.lane.wake();
+            }
         }
         if let Some(bytes) = wanted {
             let needed = (bytes + FILE_OVERHEAD).next_multiple_of(BLOCK);
-            let len = needed.max(RESERVE_FILE.min(self.config.file_bytes));
+            let mut len = needed.max(RESERVE_FILE.min(self.config.file_bytes));
+            if len == self.config.file_bytes {
+                // Otherwise it would be reused like all others, and the reserve be filled with events.
+                len += BLOCK;
+            }
             if let Err(reason) = self.prepare(len, For::Exempt).await? {
                 tracing::debug!(reason, "the reserve of the log is used up too");
             }

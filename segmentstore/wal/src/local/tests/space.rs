@@ -176,3 +176,55 @@ async fn zeros_are_written_ahead_only_for_a_lane_that_leaves_time_for_it() {
         );
     }
 }
+
+/// Uses the reserve up, and returns how many exempt frames it took.
+async fn use_reserve(log: &DurableLog) -> u64 {
+    for count in 0..60 {
+        let ticket = append(log, 2, 20_000, Priority::Exempt);
+        match tokio::time::timeout(Duration::from_secs(10), ticket).await {
+            Ok(stored) => drop(stored.unwrap()),
+            Err(_) => return count,
+        }
+    }
+    panic!("the reserve has no end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_reserve_exempt_frames_wait_and_the_lane_does_not_spin() {
+    let mut sim = Sim::new(1);
+    sim.config.quota_bytes = Some(4 * (64 << 10));
+    let wal = sim.open().await.unwrap();
+    let full = wal.open_log(LogId(1)).await.unwrap().log;
+    let other = wal.open_log(LogId(2)).await.unwrap().log;
+    let tickets = fill(&wal, &full).await;
+    let used = use_reserve(&other).await;
+    assert!(used >= 6, "{used} frames of 20 kB in a reserve of 256 KiB");
+    full.truncate(full.durable()).await.unwrap();
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    while other.durable().0 <= used {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_to_the_reserve_is_not_used_for_events() {
+    let mut sim = Sim::new(1);
+    sim.config.quota_bytes = Some(4 * (64 << 10));
+    let wal = sim.open().await.unwrap();
+    let full = wal.open_log(LogId(1)).await.unwrap().log;
+    let other = wal.open_log(LogId(2)).await.unwrap().log;
+    let _tickets = fill(&wal, &full).await;
+    let durable = full.durable();
+    for _ in 0..4 {
+        append(&other, 2, 20_000, Priority::Exempt).await.unwrap();
+    }
+    for _ in 0..20 {
+        let stored = append(&other, 2, 20_000, Priority::Exempt).await.unwrap();
+        other.truncate(stored.number()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    assert_eq!(full.durable(), durable);
+    assert_ne!(*wal.space().borrow(), Space::Ok);
+}
