@@ -110,7 +110,7 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
             () = sleep_until(last_eviction + HURRY), if last_eviction.elapsed() < HURRY => continue,
         }
         last = Instant::now();
-        if shared.state.read().dirty.is_empty() {
+        if shared.state.read().dirty.is_empty() && !(hurry && keeps_full(&shared)) {
             if let Some(applied) = indexed {
                 export(&shared, &mut exports, applied).await;
             }
@@ -133,6 +133,16 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
         hand = residents::evict(&shared, hand).await;
         last_eviction = Instant::now();
     }
+}
+
+/// Whether the log is kept in a file that is full, by frames that a checkpoint of now would make needless: be
+/// it the end of the last one, which an idle container would keep for ever, and with it the file from all.
+fn keeps_full(shared: &Shared) -> bool {
+    let keep_from = {
+        let state = shared.state.read();
+        cut(state.frame, state.usage.oldest_unflushed())
+    };
+    shared.log.holds_full(FrameNo(keep_from))
 }
 
 /// Copies the index to long-term storage, if it is time to. Not while the log is full: a checkpoint is

@@ -351,6 +351,12 @@ impl DurableLog {
         self.record(|_| {}).await
     }
 
+    /// Returns whether [truncating](Self::truncate) at `keep_from` would end this log's need for a file that
+    /// is full: if there is no space, it may be the last one that needs it.
+    pub fn holds_full(&self, keep_from: FrameNo) -> bool {
+        self.0.wal.loglets.releases_full(self.0.id, keep_from)
+    }
+
     /// Closes the log: the chain record gets its end and its truncation point, so that the next opening
     /// has nothing to seal. Wait for all tickets first: an append still under way fails.
     ///

@@ -188,6 +188,8 @@ pub(crate) trait Loglets: Send + Sync {
     ) -> Result<Bytes, Error>;
     /// Whether forgetting the frames below `keep_from` can free anything yet.
     fn releases(&self, log: LogId, keep_from: FrameNo) -> bool;
+    /// Whether it would end this log's need for a file that is written to no more.
+    fn releases_full(&self, log: LogId, keep_from: FrameNo) -> bool;
     /// Forgets the frames below `keep_from`; the chain record already says so.
     fn truncate(&self, log: LogId, keep_from: FrameNo);
     /// Number of frames of one log that may usefully be in flight.

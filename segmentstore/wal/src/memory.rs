@@ -381,6 +381,11 @@ impl Loglets for MemoryLoglets {
         true
     }
 
+    fn releases_full(&self, _log: LogId, _keep_from: FrameNo) -> bool {
+        // There are no files.
+        false
+    }
+
     fn truncate(&self, log: LogId, keep_from: FrameNo) {
         if let Some(log) = self.store.state.lock().logs.get_mut(&log) {
             log.frames = log.frames.split_off(&keep_from);

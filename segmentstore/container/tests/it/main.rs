@@ -8,6 +8,7 @@
 mod append;
 mod failure;
 mod flush;
+mod full;
 mod pressure;
 mod read;
 mod rebuild;

@@ -123,12 +123,7 @@ impl World {
     }
 
     pub(crate) fn connect(&self) -> Connection {
-        let (sender, outcomes) = mpsc::unbounded_channel();
-        Connection {
-            appender: self.container.appender(sender),
-            outcomes,
-            ready: Vec::new(),
-        }
+        Connection::to(&self.container)
     }
 
     pub(crate) async fn stream(&self, name: &str) {
@@ -149,6 +144,15 @@ fn in_memory() -> Indexes {
 }
 
 impl Connection {
+    pub(crate) fn to(container: &Container) -> Self {
+        let (sender, outcomes) = mpsc::unbounded_channel();
+        Self {
+            appender: container.appender(sender),
+            outcomes,
+            ready: Vec::new(),
+        }
+    }
+
     pub(crate) async fn submit(&self, operations: Vec<AppendOp>) {
         self.appender.submit(operations).await.expect("is running");
     }

@@ -67,6 +67,12 @@ struct LiveFile {
     last: BTreeMap<LogId, FrameNo>,
 }
 
+impl LiveFile {
+    fn is_closed(&self) -> bool {
+        matches!(self.file.header.state, FileState::Closed { .. })
+    }
+}
+
 /// The frames and files of one lane.
 #[derive(Default)]
 pub(crate) struct Index {
@@ -218,12 +224,21 @@ impl Index {
 
     /// Whether truncating at `keep_from` would end this log's need for some file.
     pub(crate) fn releases(&self, log: LogId, keep_from: FrameNo) -> bool {
-        let truncated = match self.logs.get(&log) {
-            Some(log) => log.truncated,
-            None => return false,
-        };
-        let mut last = self.files.values().filter_map(|live| live.last.get(&log));
-        last.any(|last| (truncated..keep_from).contains(last))
+        self.released(log, keep_from).next().is_some()
+    }
+
+    /// Whether one of these files is closed, so that it may be what all logs wait for.
+    pub(crate) fn releases_full(&self, log: LogId, keep_from: FrameNo) -> bool {
+        self.released(log, keep_from).any(LiveFile::is_closed)
+    }
+
+    /// Returns the files that a log needs now and would not need if it were truncated at `keep_from`.
+    fn released(&self, log: LogId, keep_from: FrameNo) -> impl Iterator<Item = &LiveFile> {
+        let truncated = self.logs.get(&log).map_or(keep_from, |log| log.truncated);
+        self.files.values().filter(move |live| {
+            let last = live.last.get(&log);
+            last.is_some_and(|last| (truncated..keep_from).contains(last))
+        })
     }
 
     /// Forgets the frames of a log below `keep_from`.
@@ -250,8 +265,7 @@ impl Index {
             |log: &LogId, last: FrameNo| self.logs.get(log).is_some_and(|l| l.truncated > last);
         let unneeded = |live: &LiveFile| {
             let mut last = live.last.iter();
-            matches!(live.file.header.state, FileState::Closed { .. })
-                && last.all(|(log, last)| truncated(log, *last))
+            live.is_closed() && last.all(|(log, last)| truncated(log, *last))
         };
         let files = self.files.iter().filter(|(_, live)| unneeded(live));
         let numbers: Vec<_> = files.map(|(number, _)| *number).collect();

@@ -262,6 +262,10 @@ impl Loglets for LocalLoglets {
         self.local.index.lock().releases(log, keep_from)
     }
 
+    fn releases_full(&self, log: LogId, keep_from: FrameNo) -> bool {
+        self.local.index.lock().releases_full(log, keep_from)
+    }
+
     fn truncate(&self, log: LogId, keep_from: FrameNo) {
         self.local.index.lock().truncate(log, keep_from);
         self.local.keeper.notify_one();

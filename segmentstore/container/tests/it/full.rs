@@ -1,0 +1,121 @@
+//! Several containers over one log in files, which has little room.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sarit_container::{
+    Config, Container, Flush, Indexes, Kind, MemoryBudget, Parts, Running, SnapshotMemory,
+};
+use sarit_env::sim::SimDisk;
+use sarit_env::{Clock, Rng};
+use sarit_proto::ids::ContainerId;
+use sarit_storage::memory::Memory as Objects;
+use sarit_wal::Wal;
+use tokio::time::timeout;
+
+use crate::world::{Connection, append_bytes};
+
+const FILE: u64 = 64 << 10;
+const FILES: u64 = 4;
+/// One that is written to all the time, and more that are not than there are files.
+const CONTAINERS: u32 = 6;
+const EVENT: usize = 7_000;
+/// Longest that an append may wait for what has to be flushed first.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// What outlives the containers.
+struct Host {
+    disk: SimDisk,
+    objects: Objects,
+    index: Indexes,
+    rng: Rng,
+}
+
+impl Host {
+    fn new() -> Self {
+        let rng = Rng::seeded(1);
+        Self {
+            disk: SimDisk::new(rng.split()),
+            objects: Objects::new(rng.split()),
+            index: Indexes::memory(&SnapshotMemory::default()),
+            rng,
+        }
+    }
+
+    async fn start(&self) -> (Wal, Vec<(Container, Running)>) {
+        let wal = sarit_wal::Config {
+            file_bytes: FILE,
+            quota_bytes: Some(FILES * FILE),
+            ..sarit_wal::Config::tiny()
+        };
+        let (disk, clock) = (Arc::new(self.disk.clone()), Clock::from_fn(|| 1_000));
+        let (dir, rng) = (Path::new("/data"), self.rng.split());
+        let wal = Wal::open_local(disk, dir, wal, [7; 16], clock.clone(), rng).await;
+        let wal = wal.unwrap();
+        let mut containers = Vec::new();
+        for number in 0..CONTAINERS {
+            let parts = Parts {
+                clock: clock.clone(),
+                rng: self.rng.split(),
+                memory: MemoryBudget::default(),
+                index: self.index.clone(),
+                storage: Some(self.objects.store()),
+            };
+            let config = Config {
+                checkpoint_seconds: 1,
+                check_cuts: true,
+                flush: Flush {
+                    period_ms: 100,
+                    compact_ms: 0,
+                    ..Flush::default()
+                },
+                ..Config::default()
+            };
+            let opened = Container::open(ContainerId(number), &wal, parts, config).await;
+            containers.push(opened.unwrap());
+        }
+        (wal, containers)
+    }
+}
+
+async fn append(connection: &mut Connection, number: i64) {
+    let append = append_bytes("s", 1, number, vec![number as u8; EVENT].into());
+    connection.submit(vec![append]).await;
+    let outcome = timeout(WAIT, connection.outcome()).await;
+    let outcome = outcome.unwrap_or_else(|_| panic!("event {number} waits for ever"));
+    outcome.result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn containers_that_are_idle_do_not_keep_the_log_full() {
+    let host = Host::new();
+    let (wal, containers) = host.start().await;
+    for (container, _) in &containers {
+        container.create("s", Kind::Stream, vec![]).await.unwrap();
+    }
+    let busy = &containers[0].0;
+    let mut writer = Connection::to(busy);
+    let mut number = 0;
+    for (idle, _) in &containers[1..] {
+        append(&mut Connection::to(idle), 1).await;
+        // All is flushed and checkpointed; the ends of the checkpoints lie in different files.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for _ in 0..FILE as usize / EVENT {
+            number += 1;
+            append(&mut writer, number).await;
+        }
+    }
+    for _ in 0..100 {
+        number += 1;
+        append(&mut writer, number).await;
+    }
+    drop((writer, containers));
+    host.disk.kill_process();
+    let _ = wal.close().await;
+    let (_wal, containers) = host.start().await;
+    for (at, (container, _)) in containers.iter().enumerate() {
+        let last = Connection::to(container).setup("s", 1).await.unwrap();
+        assert_eq!(last, if at == 0 { number } else { 1 });
+    }
+}
