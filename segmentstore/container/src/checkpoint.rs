@@ -86,8 +86,8 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
     }
     let (mut last, mut last_eviction) = (Instant::now(), Instant::now());
     let mut hand = Sid(0);
-    let mut exports = Exports::new(&shared);
     let mut indexed = Applied::of(&*shared.index).await?;
+    let mut exports = Exports::new(&shared, indexed);
     loop {
         let hurry = triggers.hurry.load(Ordering::Relaxed);
         tokio::select! {

@@ -6,7 +6,7 @@
 //! most a twentieth of the time. Two copies are kept. A pack is deleted only when the newest copy, like
 //! the index itself, does not refer to it any more.
 //!
-//! Nothing waits for a copy but packs to be deleted. docs/formats/exports.md has the bytes.
+//! Nothing waits for a copy but packs to be deleted, and a container that was just rebuilt. docs/formats/exports.md has the bytes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,11 +47,12 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
-    pub(crate) fn new(shared: &Shared) -> Self {
+    /// `indexed` is what the index had when it was opened.
+    pub(crate) fn new(shared: &Shared, indexed: Option<Applied>) -> Self {
         Self {
             period: Duration::from_secs(shared.config.export_seconds),
             next: Instant::now(),
-            done: None,
+            done: indexed.filter(is_rebuilt).map(|applied| applied.frame),
         }
     }
 
@@ -76,6 +77,37 @@ impl Exports {
                 shared.metrics.export_failures.add(1);
                 tracing::warn!(container = %shared.id, %error, "the index was not exported and will be");
             }
+        }
+    }
+}
+
+/// Whether an index is as it was rebuilt: one of a checkpoint has a frame of the log.
+fn is_rebuilt(applied: &Applied) -> bool {
+    applied.frame == 0
+}
+
+/// Copies an index that was just rebuilt, before anything comes to it. With an older copy another loss would
+/// mix packs of the time that the first one took with packs of the time since, see `rebuild`.
+///
+/// # Errors
+/// [`Error::Index`] if long-term storage is away: nothing is lost, the container cannot be opened now.
+pub(crate) async fn begin(shared: &Shared, indexed: Option<Applied>) -> Result<(), Error> {
+    let (Some(tier), Some(applied)) = (&shared.tier, indexed.filter(is_rebuilt)) else {
+        return Ok(());
+    };
+    match write(shared, tier, applied).await {
+        Ok(_) => {
+            shared.metrics.exports.add(1);
+            Ok(())
+        }
+        Err(error) => {
+            shared.metrics.export_failures.add(1);
+            Err(match error {
+                Error::Storage(error) => {
+                    Error::Index(format!("it was rebuilt and is to be copied: {error}").into())
+                }
+                error => error,
+            })
         }
     }
 }

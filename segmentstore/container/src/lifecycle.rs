@@ -26,7 +26,7 @@ use crate::read::waiters::Waiters;
 use crate::residents::Pins;
 use crate::shared::Shared;
 use crate::state::Seeded;
-use crate::{Config, Container, Error, Indexes, MemoryBudget, checkpoint, recovery};
+use crate::{Config, Container, Error, Indexes, MemoryBudget, checkpoint, export, recovery};
 
 /// Reads of one container's log at the same time.
 const LOG_READS: usize = 4;
@@ -135,6 +135,10 @@ pub(crate) async fn open(
         trace: parking_lot::Mutex::default(),
         config,
     });
+    if let Err(error) = export::begin(&shared, indexed).await {
+        shared.index.close().await;
+        return Err(error);
+    }
     let (fillers, fillers_inbox) = mpsc::channel(shared.config.inbox.max(1));
     let (requests, requests_inbox) = mpsc::channel(shared.config.inbox.max(1));
     let pipeline = Pipeline::new(

@@ -4,6 +4,10 @@
 //! where its bytes in packs end: those the export knows of, and those that were flushed since, which the
 //! packs themselves tell. What was truncated, sealed, deleted or created since the export, and what
 //! writers' numbers, attributes and tables became, is not known any more.
+//!
+//! What packs have behind the end of a segment is given up, and its offsets go to other events. So the index
+//! notes up to which epoch the log is lost, and should that happen again, packs up to that epoch count only
+//! where the export says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +56,7 @@ pub struct Rebuilt {
 /// The store's and the index's; [`Error::DamagedIndex`] if the export or a pack does not make sense, or
 /// the index is not new.
 pub async fn rebuild(id: ContainerId, store: &Store, indexes: &Indexes) -> Result<Rebuilt, Error> {
-    let packs = Packs::read(id, store).await?;
+    let mut packs = Packs::read(id, store).await?;
     let mut rebuilt = Rebuilt {
         packs: packs.sizes.len() as u64,
         epoch: packs.epoch,
@@ -67,10 +71,16 @@ pub async fn rebuild(id: ContainerId, store: &Store, indexes: &Indexes) -> Resul
         let Some((name, exported)) = exported else {
             // No checkpoint was ever made: at most a minute's worth of segments.
             (rebuilt.nameless, rebuilt.nameless_bytes) = packs.unknown(&BTreeSet::new());
+            // Segments get their numbers anew, and must not be taken for these.
+            let mut batch = Batch::default();
+            entries::lost(rebuilt.epoch, &mut batch);
+            index.checkpoint(&batch).await?;
             return Ok(rebuilt);
         };
-        rebuilt.epoch = rebuilt.epoch.max(name.epoch);
         let old = SnapshotIndex::of(exported);
+        let lost = entries::load_lost(&old).await?;
+        rebuilt.epoch = rebuilt.epoch.max(name.epoch).max(lost);
+        packs.forget(lost);
         fill(&*index, &old, &packs, &mut rebuilt).await?;
         Ok(rebuilt)
     };
@@ -94,6 +104,7 @@ async fn fill(
     };
     let mut batch = Batch::default();
     batch.put(keys::container(), begin.value());
+    entries::lost(rebuilt.epoch, &mut batch);
     let mut sids = BTreeSet::new();
     entries::each(old, keys::all(keys::Space::Segment), |mut key, _| {
         let sid = key.try_get_u64();
@@ -184,41 +195,54 @@ impl Packs {
         Ok(packs)
     }
 
-    /// Gives a segment the extents that are there, from its start to the first byte that is not.
+    /// Forgets what packs of epochs up to `lost` say of themselves. They stay, for extents that lie in them.
+    fn forget(&mut self, lost: u64) {
+        for runs in self.runs.values_mut() {
+            runs.retain(|run| match run.place.medium() {
+                Medium::Frame(_) => false,
+                Medium::Pack(id) => id.number().epoch > lost,
+            });
+        }
+        self.runs.retain(|_, runs| !runs.is_empty());
+    }
+
+    /// Gives a segment the extents that are there, from its start to the first byte that is not: its own,
+    /// and what packs have where it has none.
     fn cover(&self, sid: Sid, segment: &mut Segment) {
-        let known = std::mem::take(&mut segment.extents);
-        let mut there: Vec<_> = known
-            .into_iter()
+        let known = std::mem::take(&mut segment.extents).into_iter();
+        let mut known = known
             .filter(|extent| match extent.place.medium() {
                 Medium::Frame(_) => false,
                 Medium::Pack(id) => self.sizes.get(&id).is_some_and(|size| {
                     u64::from(extent.position) + u64::from(extent.length) <= *size
                 }),
             })
-            .collect();
-        there.extend(self.runs.get(&sid).into_iter().flatten().copied());
-        // Of those that begin before a place, the one that reaches furthest.
-        there.sort_unstable_by_key(|extent| extent.offset);
-        let (start, mut at) = (segment.start, segment.start);
+            .peekable();
+        let mut runs: Vec<_> = self.runs.get(&sid).into_iter().flatten().copied().collect();
+        runs.sort_unstable_by_key(|run| run.offset);
+        let mut runs = runs.into_iter().peekable();
+        let mut at = segment.start;
         segment.unflushed = 0;
-        segment.length = start;
-        let mut next = 0;
+        segment.length = at;
+        // Of the runs that begin before a place, the one that reaches furthest.
         let mut best: Option<Extent> = None;
         loop {
-            while next < there.len() && there[next].offset <= at {
-                let extent = there[next];
-                if best.is_none_or(|best| extent.end() > best.end()) {
-                    best = Some(extent);
+            while let Some(run) = runs.next_if(|run| run.offset <= at) {
+                if best.is_none_or(|best| run.end() > best.end()) {
+                    best = Some(run);
                 }
-                next += 1;
             }
-            match best {
-                Some(extent) if extent.end() > at => {
-                    segment.push(extent.part(at..extent.end()));
-                    at = extent.end();
+            while known.next_if(|extent| extent.end() <= at).is_some() {}
+            let next = match (known.peek(), best) {
+                (Some(own), _) if own.offset <= at => own.part(at..own.end()),
+                (own, Some(run)) if run.end() > at => {
+                    let end = own.map_or(run.end(), |own| run.end().min(own.offset));
+                    run.part(at..end)
                 }
                 _ => break,
-            }
+            };
+            at = next.end();
+            segment.push(next);
         }
         segment.boundaries.retain(|boundary| boundary.offset <= at);
     }
@@ -285,5 +309,33 @@ mod tests {
         segment.length = 9;
         packs.cover(Sid(2), &mut segment);
         assert_eq!((segment.length, segment.extents.len()), (7, 0));
+    }
+
+    #[test]
+    fn what_was_lost_before_is_not_taken_for_what_came_since() {
+        let in_epoch = |epoch, offset, length| Extent {
+            place: Place::pack(PackId::new(epoch, 1).unwrap()),
+            ..extent(1, offset, 0, length)
+        };
+        let mut packs = Packs::default();
+        for epoch in 1..=3 {
+            packs.sizes.insert(PackId::new(epoch, 1).unwrap(), 1000);
+        }
+        let exported = [in_epoch(1, 0, 600), in_epoch(2, 600, 200)];
+        let flushed = in_epoch(3, 800, 100);
+        // Behind 600 the first owner's bytes were given up with its log.
+        packs
+            .runs
+            .insert(Sid(1), vec![in_epoch(1, 700, 300), flushed]);
+        let cover = |packs: &Packs| {
+            let mut segment = Segment::new("s".into(), Kind::Stream);
+            segment.extents = exported.to_vec();
+            packs.cover(Sid(1), &mut segment);
+            segment.extents
+        };
+        // A copy that does not say so is right at least as far as it goes.
+        assert_eq!(cover(&packs)[..2], exported);
+        packs.forget(1);
+        assert_eq!(cover(&packs), [exported[0], exported[1], flushed]);
     }
 }

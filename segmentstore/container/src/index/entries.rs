@@ -482,6 +482,21 @@ pub(crate) async fn load_merges(
     .await
 }
 
+/// Writes that the log of all epochs up to one is lost.
+pub(crate) fn lost(epoch: u64, batch: &mut Batch) {
+    batch.put(keys::lost(), value(|out| out.put_u64_le(epoch)));
+}
+
+/// Reads up to which epoch the log was lost, 0 if it never was: packs of these epochs hold what is still
+/// known of that time only where an extent says so.
+pub(crate) async fn load_lost(index: &dyn Index) -> Result<u64, Error> {
+    match index.get(keys::lost()).await? {
+        None => Ok(0),
+        Some(mut raw) if raw.len() == 8 => Ok(raw.get_u64_le()),
+        Some(_) => Err(damaged("the epoch that was lost has a wrong length")),
+    }
+}
+
 fn head(segment: &Segment) -> Bytes {
     let (kind, key_length) = match segment.kind {
         Kind::Stream => (0, 0),

@@ -12,6 +12,7 @@
 //! 07 | sid | source hash   → merged_ms i64
 //! 08 | pack                → bytes in use u64 | bytes of all its runs u64
 //! 09 | sid                 → nothing: every start looks at the segment
+//! 0a                       → epoch u64: up to it the log was lost
 //! ```
 
 use std::ops::Range;
@@ -36,11 +37,17 @@ pub(crate) enum Space {
     Merged = 7,
     Pack = 8,
     Listed = 9,
+    Lost = 10,
 }
 
 /// The one key of the container itself.
 pub(crate) fn container() -> Bytes {
     key(Space::Container, |_| {})
+}
+
+/// The one key that an index has from having been rebuilt.
+pub(crate) fn lost() -> Bytes {
+    key(Space::Lost, |_| {})
 }
 
 pub(crate) fn name(name: &str) -> Bytes {

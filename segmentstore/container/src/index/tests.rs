@@ -13,7 +13,7 @@ use slatedb::object_store::memory::InMemory;
 use tokio::time::{Instant, timeout};
 
 use super::flat::Entries;
-use super::{Batch, Index, Indexes, SlateStore, SnapshotMemory};
+use super::{Batch, Index, Indexes, SlateStore, SnapshotMemory, entries};
 use crate::Error;
 
 const CONTAINER: ContainerId = ContainerId(3);
@@ -343,4 +343,17 @@ mod stuck {
             self.inner.copy_opts(from, to, how).await
         }
     }
+}
+
+#[tokio::test]
+async fn the_mark_of_a_lost_log_has_these_bytes_for_ever() {
+    let mut batch = Batch::default();
+    entries::lost(0x0102, &mut batch);
+    let value = Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(batch.changes, [(Bytes::from_static(&[10]), Some(value))]);
+    let indexes = Indexes::memory(&SnapshotMemory::default());
+    let index = indexes.open(CONTAINER).await.unwrap();
+    assert_eq!(entries::load_lost(&*index).await.unwrap(), 0);
+    index.checkpoint(&batch).await.unwrap();
+    assert_eq!(entries::load_lost(&*index).await.unwrap(), 0x0102);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sarit_container::{
-    Config, Flush, Indexes, Kind, MemoryBudget, Offset, SnapshotMemory, rebuild,
+    Config, Error, Flush, Indexes, Kind, MemoryBudget, Offset, SnapshotMemory, rebuild,
 };
 use sarit_env::Rng;
 use sarit_proto::ids::ContainerId;
@@ -86,7 +86,8 @@ async fn what_was_flushed_is_there_again_and_what_was_not_is_not() {
     let again = rebuild(ContainerId(0), &store, &indexes).await;
     assert!(again.is_err(), "an index that is there is left alone");
 
-    let world = World::on(&objects, indexes, config()).await;
+    let world = World::on(&objects, indexes, found.epoch, config()).await;
+    let world = world.unwrap();
     let bytes = |last: u8| -> Vec<u8> { (0..=last).flat_map(|byte| [byte; 1000]).collect() };
     assert_eq!(read(&world, "exported").await, bytes(10));
     assert_eq!(read(&world, "sealed").await, bytes(9));
@@ -193,4 +194,70 @@ async fn a_pack_that_goes_with_a_checkpoint_under_way_is_kept_for_the_export() {
     });
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_recovers(world, &store).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_loss_does_not_bring_back_what_was_lost_with_the_first() {
+    let objects = Objects::new(Rng::seeded(1));
+    let push = async |world: &World, number: i64, length: usize| {
+        let append = append_bytes("s", 1, number, vec![number as u8; length].into());
+        let mut connection = world.connect();
+        connection.submit(vec![append]).await;
+        connection.outcome().await.result.unwrap();
+        world.container.flush().await.unwrap();
+    };
+    let world = World::with_objects(&objects, config(), MemoryBudget::default()).await;
+    let store = world.storage.clone().unwrap();
+    world.stream("s").await;
+    push(&world, 1, 600).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    push(&world, 2, 100).await;
+    push(&world, 3, 300).await;
+    drop(world);
+    // As if the second pack had been on its way when the log was lost.
+    let mut packs = store.list(0).await.unwrap();
+    packs.sort_unstable();
+    store.delete(packs[1].0).await.unwrap();
+    let indexes = Indexes::memory(&SnapshotMemory::default());
+    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    assert_eq!(found.bytes, 600);
+
+    let world = World::on(&objects, indexes, found.epoch, config()).await;
+    let world = world.unwrap();
+    push(&world, 4, 200).await;
+    push(&world, 5, 100).await;
+    let indexes = Indexes::memory(&SnapshotMemory::default());
+    let at_once = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    assert_eq!(at_once.bytes, 900);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    drop(world);
+    let indexes = Indexes::memory(&SnapshotMemory::default());
+    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    let world = World::on(&objects, indexes, found.epoch, config()).await;
+    let world = world.unwrap();
+    let expected = [[1; 600].as_slice(), &[4; 200], &[5; 100]].concat();
+    assert_eq!(read(&world, "s").await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_is_not_opened_anew_without_a_copy_of_what_it_was_rebuilt_from() {
+    let objects = Objects::new(Rng::seeded(1));
+    let world = exported(&objects, config()).await;
+    let store = world.storage.clone().unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    drop(world);
+    let indexes = Indexes::memory(&SnapshotMemory::default());
+    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    objects.set_faults(Faults {
+        refuse: 1.0,
+        ..Faults::default()
+    });
+    let opened = World::on(&objects, indexes.clone(), found.epoch, config()).await;
+    let opened = opened.map(|_| ());
+    assert!(matches!(opened, Err(Error::Index(_))), "{opened:?}");
+    objects.set_faults(Faults::default());
+    let world = World::on(&objects, indexes, found.epoch, config()).await;
+    assert_eq!(read(&world.unwrap(), "s").await.len(), 2000);
+    let (newest, _) = store.exports(0).await.unwrap().pop().unwrap();
+    assert_eq!((newest.epoch, newest.frame), (found.epoch + 1, 0));
 }

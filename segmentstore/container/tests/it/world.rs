@@ -12,8 +12,8 @@ use sarit_env::{Clock, Rng};
 use sarit_proto::ids::{ContainerId, WriterId};
 use sarit_proto::wire::append::AppendData;
 use sarit_storage::Store;
-use sarit_wal::Wal;
 use sarit_wal::memory::Memory;
+use sarit_wal::{LogId, Wal};
 use tokio::sync::mpsc;
 
 /// A container, and the memory its log lives in.
@@ -57,16 +57,20 @@ impl World {
         opened.expect("opens")
     }
 
-    /// One whose log is new and whose index is not.
+    /// One whose index was rebuilt, and whose log is new and begins above `epoch`.
     pub(crate) async fn on(
         objects: &sarit_storage::memory::Memory,
         index: Indexes,
+        epoch: u64,
         config: Config,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let (memory, storage) = (Memory::default(), Some(objects.store()));
+        for _ in 0..epoch {
+            let opened = Wal::memory(&memory).open_log(LogId(0)).await;
+            opened.expect("opens");
+        }
         let budget = MemoryBudget::default();
-        let opened = Self::open_with(memory, index, config, budget, storage).await;
-        opened.expect("opens")
+        Self::open_with(memory, index, config, budget, storage).await
     }
 
     pub(crate) async fn open(
