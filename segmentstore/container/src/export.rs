@@ -6,7 +6,8 @@
 //! most a twentieth of the time. Two copies are kept. A pack is deleted only when the newest copy, like
 //! the index itself, does not refer to it any more.
 //!
-//! Nothing waits for a copy but packs to be deleted, and a container that was just rebuilt. docs/formats/exports.md has the bytes.
+//! Nothing waits for a copy but packs to be deleted, and a container that was just rebuilt.
+//! docs/formats/exports.md has the bytes.
 
 use std::sync::Arc;
 use std::time::Duration;
