@@ -14,6 +14,7 @@ const SYNC_SECONDS: &str = "controller_metadata_sync_seconds";
 const TASKS: &str = "controller_tasks_total";
 const TASKS_RUNNING: &str = "controller_tasks_running";
 const TASK_RETRIES: &str = "controller_task_retries_total";
+const STEPS: &str = "controller_transaction_steps";
 const TRANSACTIONS_OPEN: &str = "controller_transactions_open";
 const TRANSACTIONS: &str = "controller_transactions_total";
 const ROLLED: &str = "controller_rolling_commits_total";
@@ -45,6 +46,10 @@ pub(crate) fn describe() {
         "Tasks running now; as many again may wait for a place"
     );
     describe_counter!(TASK_RETRIES, "Attempts of task steps repeated, by kind");
+    describe_gauge!(
+        STEPS,
+        "Calls that begin or end a transaction under way, by kind; at most 1024 of each"
+    );
     describe_gauge!(TRANSACTIONS_OPEN, "Transactions that take events");
     describe_counter!(TRANSACTIONS, "Transactions ended, by how");
     describe_counter!(
@@ -106,6 +111,14 @@ pub(crate) fn task_ended(kind: &'static str) {
 
 pub(crate) fn task_retried(kind: &'static str) {
     counter!(TASK_RETRIES, "kind" => kind).increment(1);
+}
+
+pub(crate) fn step_started(kind: &'static str) {
+    gauge!(STEPS, "kind" => kind).increment(1.0);
+}
+
+pub(crate) fn step_ended(kind: &'static str) {
+    gauge!(STEPS, "kind" => kind).decrement(1.0);
 }
 
 pub(crate) fn segment_stores(live: usize) {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use sarit_client::segment::Numbered;
 use sarit_client::segment::admin::SegmentPolicy;
 use sarit_proto::ids::Offset;
+use tokio::sync::watch;
 
 use crate::segments::{Error, Extent, SegmentStore};
 use crate::store::{self, MemoryStore, MetaStore, Outcome, Page, Transaction, Versioned};
@@ -314,5 +315,48 @@ impl SegmentStore for Fused<MemorySegments> {
 
     async fn extent(&self, segment: &str) -> Result<Extent, Error> {
         self.0.extent(segment).await
+    }
+}
+
+/// A store that can be made slow to answer: changes happen, and nobody is told yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Slow(pub(crate) MemoryStore, watch::Sender<bool>);
+
+impl Slow {
+    pub(crate) fn new(store: MemoryStore) -> Self {
+        Self(store, watch::Sender::new(false))
+    }
+
+    /// Keeps the answers to changes back, or gives them.
+    pub(crate) fn hold(&self, held: bool) {
+        self.1.send_replace(held);
+    }
+}
+
+#[async_trait]
+impl MetaStore for Slow {
+    async fn get(&self, key: &str) -> Result<Option<Versioned>, store::Error> {
+        self.0.get(key).await
+    }
+
+    async fn range(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, store::Error> {
+        self.0.range(prefix, after, limit).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, store::Error> {
+        let outcome = self.0.commit(transaction).await;
+        let mut held = self.1.subscribe();
+        let given = held.wait_for(|held| !held).await;
+        given.expect("the sender is ours");
+        outcome
+    }
+
+    async fn failed(&self) -> String {
+        self.0.failed().await
     }
 }

@@ -21,6 +21,7 @@ pub(crate) mod hints;
 mod retain_stream;
 pub(crate) mod scale_stream;
 mod seal_stream;
+mod steps;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use self::steps::Steps;
 use crate::metrics;
 use crate::periodic::leases::Leases;
 use crate::segments::{self, Call, SegmentStore};
@@ -221,6 +223,8 @@ pub(crate) struct Context {
     /// Streams whose queue of commits is about to be worked off.
     kicked: Mutex<BTreeSet<ScopedStream>>,
     aborts: Semaphore,
+    begins: Steps,
+    ends: Steps,
     running: Mutex<BTreeMap<ScopedStream, Running>>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -261,6 +265,8 @@ impl Tasks {
             order: AtomicU64::new(0),
             kicked: Mutex::default(),
             aborts: Semaphore::new(transactions::ABORTS_MAX),
+            begins: Steps::new("begin", tracker.clone(), stop.clone()),
+            ends: Steps::new("end", tracker.clone(), stop.clone()),
             running: Mutex::default(),
             tracker,
             stop,

@@ -89,12 +89,19 @@ pub(crate) enum Kept {
 }
 
 impl Tasks {
-    /// Begins a transaction: its row, then its segments.
+    /// Begins a transaction: its row, then its segments. Cancel-safe: one that nobody waits for any more
+    /// ends with its lease.
     pub(crate) async fn begin_transaction(
         &self,
         stream: &ScopedStream,
         lease_ms: i64,
     ) -> Result<Began> {
+        let (tasks, stream) = (self.clone(), stream.clone());
+        let step = async move { tasks.begin_now(&stream, lease_ms).await };
+        self.0.begins.run(step).await
+    }
+
+    async fn begin_now(&self, stream: &ScopedStream, lease_ms: i64) -> Result<Began> {
         let context = &self.0;
         context.loaded().await?;
         if context.leases.len() >= OPEN_MAX {
@@ -189,8 +196,21 @@ impl Tasks {
         }
     }
 
-    /// Accepts the end of a transaction; it comes about by itself.
+    /// Accepts the end of a transaction; it comes about by itself. Cancel-safe: what is accepted comes
+    /// about, also if nobody waits for the answer.
     pub(crate) async fn end_transaction(
+        &self,
+        stream: &ScopedStream,
+        transaction: TransactionId,
+        end: End,
+        time: Option<Time>,
+    ) -> Result<Accepted> {
+        let (tasks, stream) = (self.clone(), stream.clone());
+        let step = async move { tasks.end_now(&stream, transaction, end, time).await };
+        self.0.ends.run(step).await
+    }
+
+    async fn end_now(
         &self,
         stream: &ScopedStream,
         transaction: TransactionId,
@@ -209,6 +229,11 @@ impl Tasks {
             let row = match (state.end(end), row) {
                 (Step::Take, Some(row)) => row,
                 (Step::Refuse, _) => return Ok(Accepted::No),
+                (Step::Already, Some(_)) if end == End::Commit => {
+                    // Whoever asks again may have waited for long: if the queue was given up, it is tried.
+                    self.kick(stream);
+                    return Ok(Accepted::Yes);
+                }
                 (Step::Take | Step::Already, _) => return Ok(Accepted::Yes),
             };
             let accepted = context.accept(id, transaction, &row, end, time.as_ref());

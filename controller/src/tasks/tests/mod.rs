@@ -1,3 +1,4 @@
+mod callers;
 mod retention;
 mod transactions;
 
@@ -9,7 +10,7 @@ use sarit_proto::key_range::KeyRange;
 use super::*;
 use crate::store::MemoryStore;
 use crate::stream::epoch::Segment;
-use crate::testing::{Fake, Fuse, Fused, MemorySegments};
+use crate::testing::{Fake, Fuse, Fused, MemorySegments, Slow};
 
 const ID: &str = "00000000-0000-0000-0000-000000000005";
 

@@ -7,11 +7,11 @@ use super::*;
 use crate::stream::transaction::{End, State as TransactionState};
 use crate::tasks::transactions::{Accepted, Began, Kept, Time};
 
-const LEASE_MS: i64 = 20_000;
+pub(super) const LEASE_MS: i64 = 20_000;
 
 impl World {
     /// Begins a transaction and writes to each of its segments.
-    async fn begun(&self, tasks: &Tasks, stream: &str) -> TransactionId {
+    pub(super) async fn begun(&self, tasks: &Tasks, stream: &str) -> TransactionId {
         let began = tasks.begin_transaction(&named(stream), LEASE_MS).await;
         let Ok(Began::Open(id, segments)) = began else {
             panic!("{began:?}");
@@ -24,7 +24,7 @@ impl World {
     }
 
     /// Waits until nothing is left of any transaction, and no task runs.
-    async fn drained(&self, tasks: &Tasks) {
+    pub(super) async fn drained(&self, tasks: &Tasks) {
         for _ in 0..1000 {
             let rows = self.store.snapshot();
             let left = rows.keys().any(|key| key.starts_with("x/"));
@@ -43,7 +43,7 @@ impl World {
         all.map(|(name, fake)| (name, fake.merged)).collect()
     }
 
-    fn transaction_segments(&self) -> usize {
+    pub(super) fn transaction_segments(&self) -> usize {
         let all = self.segments.all().into_keys();
         all.filter(|name| name.contains("#transaction.")).count()
     }
