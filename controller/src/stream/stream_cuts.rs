@@ -51,10 +51,14 @@ pub(crate) struct StreamCut(Vec<(Segment, i64)>);
 impl StreamCut {
     /// Places a cut in a stream.
     pub(crate) fn new(cut: &Cut, epochs: &Epochs) -> Result<Self, CutError> {
+        Self::among(cut, &epochs.segments())
+    }
+
+    /// Places a cut among all the segments a stream ever had.
+    fn among(cut: &Cut, known: &BTreeMap<SegmentId, Segment>) -> Result<Self, CutError> {
         if cut.is_empty() {
             return Err(CutError::Empty);
         }
-        let known = epochs.segments();
         let entries = cut.iter().map(|(id, offset)| {
             let segment = known.get(id).ok_or(CutError::Unknown(*id))?;
             Ok((*segment, *offset))
@@ -136,13 +140,15 @@ impl StreamCut {
     }
 }
 
-/// Returns, at each key, the earliest of what the cuts name; nothing if there are none, or if that is no
-/// cut of this stream.
+/// Returns, at each key, the earliest of what the cuts name; nothing if there are none. What is no cut of
+/// this stream, but perhaps of an earlier one of that name, says nothing about it.
 pub(crate) fn earliest(cuts: &[Cut], epochs: &Epochs) -> Option<(Cut, StreamCut)> {
     let known = epochs.segments();
     // In the order of creation: an earlier segment has all keys it shares with a later one.
     let mut lowest = BTreeMap::new();
-    for (id, offset) in cuts.iter().flatten() {
+    let cuts = cuts.iter();
+    let cuts = cuts.filter(|cut| StreamCut::among(cut, &known).is_ok());
+    for (id, offset) in cuts.flatten() {
         let lower = lowest.entry(*id).or_insert(*offset);
         if rank(*offset) < rank(*lower) {
             *lower = *offset;
@@ -252,6 +258,11 @@ mod tests {
         assert_eq!(early(&[mixed, children]), Some(both));
         assert_eq!(early(&[]), None);
         assert_eq!(early(&[cut(&[(9, 9, 0)])]), None);
+        // What is no cut of this stream says nothing about it.
+        let known = cut(&[(1, 1, 5), (1, 2, 4)]);
+        for strange in [cut(&[(9, 9, 0)]), cut(&[(0, 0, 1), (1, 2, 4)])] {
+            assert_eq!(early(&[strange, known.clone()]), Some(known.clone()));
+        }
     }
 
     #[test]

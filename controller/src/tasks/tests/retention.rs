@@ -21,6 +21,8 @@ struct Timed {
     tasks: Tasks,
     now: Arc<AtomicI64>,
     written: u64,
+    /// The lower of the two segments' numbers.
+    first: i64,
 }
 
 impl Timed {
@@ -41,6 +43,7 @@ impl Timed {
             tasks,
             now,
             written: 0,
+            first: 0,
         }
     }
 
@@ -53,8 +56,7 @@ impl Timed {
     fn pass(&mut self) {
         self.now.fetch_add(1_000, Ordering::Relaxed);
         self.written += 10;
-        for number in 0..2 {
-            let name = format!("sc/st/{number}.#epoch.0");
+        for name in self.names() {
             self.world.segments.grow(&name, self.written);
         }
     }
@@ -72,16 +74,43 @@ impl Timed {
 
     fn starts(&self) -> [u64; 2] {
         let segments = self.world.segments.all();
-        [0, 1].map(|number| segments[&format!("sc/st/{number}.#epoch.0")].start)
+        self.names().map(|name| segments[&name].start)
+    }
+
+    fn names(&self) -> [String; 2] {
+        [self.first, self.first + 1].map(|number| format!("sc/st/{number}.#epoch.0"))
+    }
+
+    fn cut(&self, low: i64, high: i64) -> BTreeMap<i64, i64> {
+        BTreeMap::from([(self.first, low), (self.first + 1, high)])
+    }
+
+    async fn subscribe(&self, name: &str) {
+        let create = Request::CreateGroup(group(name, &["st"]));
+        let state = named(&format!("_RG{name}"));
+        self.tasks.run(&state, create).await.unwrap();
+    }
+
+    /// Another stream takes the name; the numbers of its segments go on.
+    async fn replace(&mut self, config: StreamConfig) {
+        for request in [Request::Seal, Request::Delete, Request::Create(config)] {
+            let done = self.tasks.run(&named("st"), request).await;
+            assert_eq!(done, Ok(Answer::Done));
+        }
+        (self.first, self.written) = (2, 0);
     }
 
     /// What a subscriber has read.
     async fn publish(&self, low: i64, high: i64) {
+        self.publish_as("g", low, high).await;
+    }
+
+    async fn publish_as(&self, group: &str, low: i64, high: i64) {
         let record = Subscriber {
             reader_group_id: ID.to_owned(),
-            cut: BTreeMap::from([(0, low), (1, high)]),
+            cut: self.cut(low, high),
         };
-        let key = keys::subscriber(&named("st"), "sc/g");
+        let key = keys::subscriber(&named("st"), &format!("sc/{group}"));
         let publish = Transaction::new().put(key, encode(&record));
         let outcome = store::MetaStore::commit(&self.world.store, publish).await;
         assert!(matches!(outcome, Ok(Outcome::Committed(_))));
@@ -128,8 +157,7 @@ async fn a_subscriber_holds_retention_up_to_the_maximum() {
             (60, 200)
         };
         let mut timed = Timed::new(retained(kind, min, max)).await;
-        let create = Request::CreateGroup(group("g", &["st"]));
-        timed.tasks.run(&named("_RGg"), create).await.unwrap();
+        timed.subscribe("g").await;
         timed.publish(20, 10).await;
         for _ in 0..8 {
             timed.second().await;
@@ -145,6 +173,24 @@ async fn a_subscriber_holds_retention_up_to_the_maximum() {
         // All is read: three seconds are kept.
         assert_eq!(timed.starts(), [180, 180], "kind {kind}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_of_an_earlier_stream_says_nothing_about_the_next() {
+    let config = retained(1, 3_000, 0);
+    let mut timed = Timed::new(config.clone()).await;
+    for name in ["g", "h"] {
+        timed.subscribe(name).await;
+        timed.publish_as(name, 5, 5).await;
+    }
+    timed.second().await;
+    timed.replace(config).await;
+    // The other group never comes back.
+    timed.publish(20, 10).await;
+    for _ in 0..8 {
+        timed.second().await;
+    }
+    assert_eq!(timed.starts(), [20, 10]);
 }
 
 /// Whatever the effect of a round after which the process dies, the next rounds come to the same end.
