@@ -354,6 +354,9 @@ pub(crate) struct Subscriber {
     /// What the group has published as read; empty at first.
     #[prost(btree_map = "int64, int64", tag = "2")]
     pub(crate) cut: BTreeMap<i64, i64>,
+    /// The group's generation when it did: what it read before a reset says nothing about it after.
+    #[prost(int64, tag = "3")]
+    pub(crate) generation: i64,
 }
 
 #[cfg(test)]
@@ -388,6 +391,22 @@ mod tests {
         let golden = b"\x01\x0a\x01s\x12\x01t\x62\x00";
         assert_eq!(encode(&work), &golden[..]);
         assert_eq!(decode("k", &Bytes::from_static(golden)), Ok(work));
+        let mut subscriber = Subscriber {
+            reader_group_id: "g".to_owned(),
+            cut: BTreeMap::from([(1, 5)]),
+            generation: 0,
+        };
+        // Also as it was written before there were generations.
+        let golden = b"\x01\x0a\x01g\x12\x04\x08\x01\x10\x05";
+        assert_eq!(encode(&subscriber), &golden[..]);
+        assert_eq!(
+            decode("k", &Bytes::from_static(golden)),
+            Ok(subscriber.clone())
+        );
+        subscriber.generation = 2;
+        let golden = b"\x01\x0a\x01g\x12\x04\x08\x01\x10\x05\x18\x02";
+        assert_eq!(encode(&subscriber), &golden[..]);
+        assert_eq!(decode("k", &Bytes::from_static(golden)), Ok(subscriber));
     }
 
     #[test]

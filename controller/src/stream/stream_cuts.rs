@@ -55,7 +55,7 @@ impl StreamCut {
     }
 
     /// Places a cut among all the segments a stream ever had.
-    fn among(cut: &Cut, known: &BTreeMap<SegmentId, Segment>) -> Result<Self, CutError> {
+    pub(crate) fn among(cut: &Cut, known: &BTreeMap<SegmentId, Segment>) -> Result<Self, CutError> {
         if cut.is_empty() {
             return Err(CutError::Empty);
         }

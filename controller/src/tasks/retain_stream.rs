@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sarit_proto::controller::StreamConfig;
+use sarit_proto::controller::{ReaderGroupConfiguration, StreamConfig};
 use sarit_proto::ids::{Offset, SegmentId};
 use sarit_proto::names::ScopedStream;
 
-use super::hints::subscriptions;
+use super::hints::{stream_named, subscriptions};
 use super::{Answer, Begun, Context, Result, truncate_stream};
 use crate::store::catalog::PAGE;
 use crate::store::keys::{self, StreamId};
@@ -57,7 +57,8 @@ pub(super) async fn begin(context: &Context, stream: &ScopedStream) -> Result<Be
     }
     // The newest is kept: sizes are counted on from it.
     forget(context, id, over, placed.is_empty()).await?;
-    let bound = lower_bound(context, stream, &epochs).await?;
+    let first = head.clone().unwrap_or_else(|| StreamCut::head(&epochs));
+    let bound = lower_bound(context, stream, (&epochs, &first)).await?;
     let bound = match &bound {
         Some((cut, place)) => {
             let retained = between(context, stream, &epochs, cut, None).await?;
@@ -213,13 +214,16 @@ async fn between(
 }
 
 /// Returns how far all subscribers have read: at each key, the earliest of what they published. Those
-/// that have not published anything do not hold anything up.
+/// that have not published anything do not hold anything up. One that was reset since stands where it
+/// was told to start.
 async fn lower_bound(
     context: &Context,
     stream: &ScopedStream,
-    epochs: &Epochs,
+    (epochs, head): (&Epochs, &StreamCut),
 ) -> Result<Option<(Cut, StreamCut)>> {
     let prefix = keys::subscribers(stream);
+    let known = epochs.segments();
+    let of_this_stream = |cut: &Cut| StreamCut::among(cut, &known).is_ok();
     let mut cuts = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -240,12 +244,26 @@ async fn lower_bound(
             };
             let current = group.reader_group_id == row.reader_group_id
                 && subscriptions(&group)?.contains(stream);
-            if let (true, Ok(cut)) = (current, stream_cuts::parse(&row.cut)) {
-                cuts.push(cut);
-            }
+            let cut = stream_cuts::parse(&row.cut).ok().filter(of_this_stream);
+            let Some(cut) = cut.filter(|_| current) else {
+                continue;
+            };
+            cuts.push(match row.generation == group.generation {
+                true => cut,
+                false => start(&group, stream, head),
+            });
         }
     }
     Ok(stream_cuts::earliest(&cuts, epochs))
+}
+
+/// Returns where a group begins to read: where its configuration says, or at the head.
+fn start(group: &ReaderGroupConfiguration, stream: &ScopedStream, head: &StreamCut) -> Cut {
+    let mut cuts = group.starting_stream_cuts.iter();
+    let cut = cuts.find(|cut| stream_named(cut.stream_info.as_ref()).as_ref() == Ok(stream));
+    let cut = cut.and_then(|cut| stream_cuts::parse(&cut.cut).ok());
+    let cut = cut.filter(|cut| !cut.is_empty());
+    cut.unwrap_or_else(|| head.offsets().collect())
 }
 
 /// The rows of a stream's recorded cuts, to be deleted with it.

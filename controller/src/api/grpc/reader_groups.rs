@@ -203,8 +203,11 @@ async fn publish(
     let expect = row
         .as_ref()
         .map_or(Expect::Absent, |row| Expect::At(row.revision));
-    // A row of an earlier group, or about an earlier stream of that name, says nothing.
-    let old = row.filter(|row| row.value.reader_group_id == group.reader_group_id);
+    // A row of an earlier group, from before a reset, or about an earlier stream of that name says nothing.
+    let old = row.filter(|row| {
+        row.value.reader_group_id == group.reader_group_id
+            && row.value.generation == group.generation
+    });
     let old = old.and_then(|row| placed(&row.value.cut).ok());
     if old.is_some_and(|old| !new.is_at_or_after(&old)) {
         return Ok(Some(Published::StreamCutNotValid));
@@ -212,6 +215,7 @@ async fn publish(
     let record = Subscriber {
         reader_group_id: group.reader_group_id,
         cut: cut.cut,
+        generation: group.generation,
     };
     let publish = Transaction::new()
         .expect(&key, expect)

@@ -91,6 +91,16 @@ impl Timed {
         self.tasks.run(&state, create).await.unwrap();
     }
 
+    /// The group goes back to this position; nothing means the stream's head.
+    async fn reset(&self, generation: i64, cut: BTreeMap<i64, i64>) {
+        let mut config = group("g", &["st"]);
+        config.generation = generation;
+        config.starting_stream_cuts[0].cut = cut;
+        let update = Request::UpdateGroup(config);
+        let updated = self.tasks.run(&named("_RGg"), update).await;
+        assert_eq!(updated, Ok(Answer::Generation(generation + 1)));
+    }
+
     /// Another stream takes the name; the numbers of its segments go on.
     async fn replace(&mut self, config: StreamConfig) {
         for request in [Request::Seal, Request::Delete, Request::Create(config)] {
@@ -102,13 +112,14 @@ impl Timed {
 
     /// What a subscriber has read.
     async fn publish(&self, low: i64, high: i64) {
-        self.publish_as("g", low, high).await;
+        self.publish_as("g", 0, low, high).await;
     }
 
-    async fn publish_as(&self, group: &str, low: i64, high: i64) {
+    async fn publish_as(&self, group: &str, generation: i64, low: i64, high: i64) {
         let record = Subscriber {
             reader_group_id: ID.to_owned(),
             cut: self.cut(low, high),
+            generation,
         };
         let key = keys::subscriber(&named("st"), &format!("sc/{group}"));
         let publish = Transaction::new().put(key, encode(&record));
@@ -181,7 +192,7 @@ async fn what_was_read_of_an_earlier_stream_says_nothing_about_the_next() {
     let mut timed = Timed::new(config.clone()).await;
     for name in ["g", "h"] {
         timed.subscribe(name).await;
-        timed.publish_as(name, 5, 5).await;
+        timed.publish_as(name, 0, 5, 5).await;
     }
     timed.second().await;
     timed.replace(config).await;
@@ -191,6 +202,34 @@ async fn what_was_read_of_an_earlier_stream_says_nothing_about_the_next() {
         timed.second().await;
     }
     assert_eq!(timed.starts(), [20, 10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_goes_back_holds_retention_from_there() {
+    for head in [false, true] {
+        let mut timed = Timed::new(retained(1, 3_000, 0)).await;
+        timed.subscribe("g").await;
+        timed.publish(20, 20).await;
+        for _ in 0..8 {
+            timed.second().await;
+        }
+        assert_eq!(timed.starts(), [20, 20]);
+        timed.publish(50, 50).await;
+        let back = match head {
+            true => BTreeMap::new(),
+            false => timed.cut(30, 40),
+        };
+        timed.reset(0, back).await;
+        for _ in 0..8 {
+            timed.second().await;
+        }
+        let expected = if head { [20, 20] } else { [30, 40] };
+        assert_eq!(timed.starts(), expected, "to the head: {head}");
+        // As soon as it publishes again, that counts, though it is less than before.
+        timed.publish_as("g", 1, 45, 45).await;
+        timed.second().await;
+        assert_eq!(timed.starts(), [45, 45], "to the head: {head}");
+    }
 }
 
 /// Whatever the effect of a round after which the process dies, the next rounds come to the same end.

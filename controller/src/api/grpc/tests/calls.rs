@@ -396,3 +396,43 @@ async fn a_group_with_thousands_of_streams_is_kept_and_one_too_large_is_refused(
     assert_eq!(listed.subscribers, [""; 0]);
     controller.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_group_that_was_reset_publishes_again_from_where_it_was_told_to_start() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    client.create_stream(config("st", 1)).await.unwrap();
+    let cut = |offset| StreamCut {
+        stream_info: Some(info("sc", "st")),
+        cut: [(0, offset)].into(),
+    };
+    let group = |offset| ReaderGroupConfiguration {
+        scope: "sc".to_owned(),
+        reader_group_name: "g".to_owned(),
+        reader_group_id: "id".to_owned(),
+        retention_type: 2,
+        starting_stream_cuts: vec![cut(offset)],
+        ..ReaderGroupConfiguration::default()
+    };
+    let publish = async |generation, offset| {
+        let published = SubscriberStreamCut {
+            subscriber: "sc/g".to_owned(),
+            reader_group_id: "id".to_owned(),
+            generation,
+            stream_cut: Some(cut(offset)),
+        };
+        let mut client = controller.client();
+        let answer = client.update_subscriber_stream_cut(published).await;
+        answer.unwrap().into_inner().status()
+    };
+    use update_subscriber_status::Status as Published;
+    client.create_reader_group(group(0)).await.unwrap();
+    assert_eq!(publish(0, 1000).await, Published::Success);
+    assert_eq!(publish(0, 600).await, Published::StreamCutNotValid);
+    client.update_reader_group(group(500)).await.unwrap();
+    assert_eq!(publish(0, 1100).await, Published::GenerationMismatch);
+    assert_eq!(publish(1, 600).await, Published::Success);
+    assert_eq!(publish(1, 550).await, Published::StreamCutNotValid);
+    controller.stop().await.unwrap();
+}
