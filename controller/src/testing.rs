@@ -51,6 +51,12 @@ impl MemorySegments {
         segments.get_mut(segment).expect("it was created").length = length;
     }
 
+    /// Seals a segment as a client may do that asks the store itself.
+    pub(crate) fn seal_behind(&self, segment: &str) {
+        let mut segments = self.segments.lock();
+        segments.get_mut(segment).expect("it was created").sealed = true;
+    }
+
     /// Returns what was appended to a segment, with numbers.
     pub(crate) fn events(&self, segment: &str) -> Events {
         self.events.lock().get(segment).cloned().unwrap_or_default()
@@ -112,7 +118,16 @@ impl SegmentStore for MemorySegments {
     }
 
     async fn set_policy(&self, segment: &str, policy: SegmentPolicy) -> Result<(), Error> {
-        self.with(segment, |fake| fake.policy = policy)
+        let sealed = self.with(segment, |fake| {
+            if !fake.sealed {
+                fake.policy = policy;
+            }
+            fake.sealed
+        })?;
+        match sealed {
+            true => Err(Error::Sealed(segment.to_owned())),
+            false => Ok(()),
+        }
     }
 
     async fn seal(&self, segment: &str) -> Result<(), Error> {

@@ -10,12 +10,16 @@
 //! follows about one epoch a second at best. So transactions of one epoch roll together, before others
 //! that began later, and a stream that goes on rolling waits longer each time, see [`Rolls`].
 //!
+//! A segment that a client has sealed itself takes nothing more either: what is to be committed beside it
+//! rolls, as if it had been scaled.
+//!
 //! Merging may be repeated, because a merged segment is gone: what a crash interrupts is done again from
 //! the queue, or from the work row of a rolling commit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use parking_lot::Mutex;
 use sarit_proto::ids::{SegmentId, TransactionId};
 use sarit_proto::names::{ScopedStream, StreamSegment};
@@ -23,7 +27,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::scale_stream::published;
-use super::{Answer, Begun, Context, Error, Result, begun, work_row};
+use super::{Answer, Begun, CALLS_MAX, Context, Error, Result, begun, work_row};
 use crate::metrics;
 use crate::segments::{self, Call};
 use crate::store::catalog::{next_record, parse_next};
@@ -118,15 +122,24 @@ pub(super) async fn batch(context: &Context, stream: &ScopedStream, id: StreamId
     let mut past = active.segments.clone();
     if active.reference != epoch {
         past = segments_of(context, id, epoch).await?;
-        let gone = without(&past, &active.segments);
-        let written = written(context, stream, epoch, &gone, &queue).await?;
-        let (old, now) = touched(&written, gone, without(&active.segments, &past));
-        if !old.is_empty() {
-            let job = rolled(context, &active, epoch, (&old, now), queue)?;
+        let past = (&past[..], &active.segments[..]);
+        if let Some(job) = rolling(context, stream, (&active, epoch), past, &queue).await? {
             return Ok(Batch::Roll(Box::new(job)));
         }
     }
-    merge_kept(context, stream, (&active.segments, &past), epoch, &queue).await?;
+    let mut open = active.segments.clone();
+    if !merge_kept(context, stream, (&open, &past), epoch, &queue).await? {
+        let shut = shut(context, stream, &open).await?;
+        open = without(&open, &shut);
+        let past = (&past[..], &open[..]);
+        if let Some(job) = rolling(context, stream, (&active, epoch), past, &queue).await? {
+            return Ok(Batch::Roll(Box::new(job)));
+        }
+        if !merge_kept(context, stream, (&open, past.0), epoch, &queue).await? {
+            let reason = format!("segments of {stream} are being sealed by others");
+            return Err(Error::Unavailable(reason));
+        }
+    }
     note_times(context, stream, &active.segments, &queue).await?;
     let finish = ended(context, id, Transaction::new(), &queue);
     context.finish(finish).await?;
@@ -159,24 +172,74 @@ fn same_number(one: &Segment, other: &Segment) -> bool {
     one.id.number() == other.id.number()
 }
 
+/// Plans a rolling commit, if events were written beside such of the segments `past` as are not `open` any
+/// more.
+async fn rolling(
+    context: &Context,
+    stream: &ScopedStream,
+    (active, epoch): (&Epoch, i32),
+    (past, open): (&[Segment], &[Segment]),
+    queue: &[Queued],
+) -> Result<Option<RollJob>> {
+    let gone = without(past, open);
+    let kept = without(past, &gone);
+    let written = written(context, stream, epoch, &gone, queue).await?;
+    let (old, now) = touched(&written, gone, without(&active.segments, &kept));
+    if old.is_empty() {
+        return Ok(None);
+    }
+    rolled(context, active, epoch, (&old, now), queue.to_vec()).map(Some)
+}
+
+/// Returns those of the active segments that a client has sealed behind our back.
+async fn shut(
+    context: &Context,
+    stream: &ScopedStream,
+    active: &[Segment],
+) -> Result<Vec<Segment>> {
+    let asked: Vec<_> = active
+        .iter()
+        .map(|segment| (*segment, stream.segment(segment.id).to_string()))
+        .collect();
+    let extents = asked.into_iter().map(|(segment, name)| {
+        let store = context.segments.clone();
+        async move { (segment, store.extent(&name).await) }
+    });
+    let mut extents = stream::iter(extents).buffered(CALLS_MAX);
+    let mut shut = Vec::new();
+    while let Some((segment, extent)) = extents.next().await {
+        match extent {
+            Ok(extent) if extent.sealed => shut.push(segment),
+            Ok(_) | Err(segments::Error::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(shut)
+}
+
 /// Merges what was written beside the segments `past` into the active ones of the same number, and removes
-/// what there is beside others: it is empty.
+/// what there is beside others: it is empty. Returns `false` if one of the active ones is sealed, with
+/// something left to be merged into it.
 async fn merge_kept(
     context: &Context,
     stream: &ScopedStream,
     (active, past): (&[Segment], &[Segment]),
     epoch: i32,
     queue: &[Queued],
-) -> Result<()> {
+) -> Result<bool> {
     let gone = without(past, active);
     let kept = without(past, &gone);
     let mut targets = active.to_vec();
     targets.retain(|target| kept.iter().any(|kept| same_number(kept, target)));
     let merges = merges(stream, &targets, epoch, queue);
-    context.call_all(merges).await?;
+    match context.try_all(merges).await {
+        Err(segments::Error::Sealed(_)) => return Ok(false),
+        other => other?,
+    }
     let empty = sources(stream, epoch, &gone, queue).into_iter();
     let deletions = empty.map(|name| (name, Call::Delete));
-    context.call_all(deletions.collect()).await
+    context.call_all(deletions.collect()).await?;
+    Ok(true)
 }
 
 /// Returns those of `segments` beside which one of the transactions has written events.
@@ -310,15 +373,21 @@ pub(super) async fn work(
     let past = segments_of(context, id, epoch).await?;
     let kept = without(&active, &merged.sealed);
     let past = without(&past, &merged.added);
-    merge_kept(context, stream, (&kept, &past), epoch, &job.queue).await?;
-    let finish = published(context, id, done, &[merged, resumed]).await?;
-    let mut finish = ended(context, id, finish, &job.queue);
+    let all = merge_kept(context, stream, (&kept, &past), epoch, &job.queue).await?;
+    let mut finish = published(context, id, done, &[merged, resumed]).await?;
+    if all {
+        finish = ended(context, id, finish, &job.queue);
+    }
     if job.then_seal {
         finish = finish.put(key, work_row(stream, Job::Seal(SealJob {})));
     }
     context.finish(finish).await?;
     metrics::rolling_commit();
     context.rolls.note(id);
+    if !all {
+        // A client has sealed one that goes on. What is left is still queued, and rolls next.
+        return Ok(());
+    }
     committed(context, id, &job.queue);
     // Only now are the segments known that all of it lies before. A crash or failure here loses the note,
     // not the commit; the writer's next one makes up for it.

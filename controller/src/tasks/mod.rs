@@ -525,6 +525,14 @@ impl Context {
 
     /// Makes all calls, several at once. Stops at the first failure.
     async fn call_all<S: ToString>(&self, calls: Vec<(S, Call)>) -> Result<()> {
+        Ok(self.try_all(calls).await?)
+    }
+
+    /// Like [`Context::call_all`], for callers whom the reason matters to.
+    async fn try_all<S: ToString>(
+        &self,
+        calls: Vec<(S, Call)>,
+    ) -> std::result::Result<(), segments::Error> {
         let calls = calls.into_iter().map(|(segment, call)| {
             let (store, segment) = (self.segments.clone(), segment.to_string());
             async move { call.make(&*store, &segment).await }

@@ -1,5 +1,6 @@
 mod callers;
 mod retention;
+mod sealed_behind;
 mod transactions;
 
 use sarit_proto::controller::scaling_policy::ScalingPolicyType;
