@@ -303,8 +303,15 @@ fn rolled(
     active: &Epoch,
     epoch: i32,
     (past, now): (&[Segment], Vec<Segment>),
-    queue: Vec<Queued>,
+    mut queue: Vec<Queued>,
 ) -> Result<RollJob> {
+    for queued in &mut queue {
+        // Its time is not noted anyway, and names of any length would not fit into one row.
+        if Watermarks::is_too_large(&queued.writer, &BTreeMap::new()) {
+            queued.time = None;
+            queued.writer.clear();
+        }
+    }
     let created_ms = context.clock.now_ms();
     let used_up = || Error::Invalid("the stream has used up its epochs".to_owned());
     let number = active.number.checked_add(1).ok_or_else(used_up)?;

@@ -16,6 +16,10 @@ use super::convert::{no_stream, segment_range, stream_of};
 use crate::stream::transaction::{End, LeaseRefusal, State};
 use crate::tasks::transactions::{Accepted, Began, Kept, Time};
 
+/// Longest id of a writer that notes a time with a commit, in bytes: it is kept until the commit is done.
+/// Clients make theirs of a UUID or a host's name.
+const WRITER_BYTES_MAX: usize = 1024;
+
 pub(super) async fn begin(
     service: &Service,
     request: CreateTxnRequest,
@@ -74,6 +78,12 @@ async fn end(service: &Service, request: &TxnRequest, end: End) -> Result<TxnSta
     let id = id_of(request.txn_id.as_ref());
     // Writers that note no time say so with the lowest one.
     let noted = Some(request.timestamp).filter(|time| *time != i64::MIN && end == End::Commit);
+    let bytes = request.writer_id.len();
+    if noted.is_some() && bytes > WRITER_BYTES_MAX {
+        let reason =
+            format!("a writer id of {bytes} bytes, at most {WRITER_BYTES_MAX} are allowed");
+        return Err(Status::invalid_argument(reason));
+    }
     let time = noted.map(|noted| Time {
         writer: request.writer_id.clone(),
         noted,

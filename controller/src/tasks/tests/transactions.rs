@@ -527,3 +527,32 @@ async fn the_time_of_a_commit_is_noted_behind_its_events() {
         "an earlier time changes nothing"
     );
 }
+
+/// As earlier versions accepted it: the names of the writers do not fit into one row.
+#[tokio::test(start_paused = true)]
+async fn a_writer_of_whatever_name_does_not_keep_commits_from_rolling() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    tasks
+        .run(&named("st"), Request::Create(config("st", 3, &[])))
+        .await
+        .unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(world.begun(&tasks, "st").await);
+    }
+    tasks.run(&named("st"), reshape()).await.unwrap();
+    world.segments.set_away(true);
+    let stream = named("st");
+    for id in ids {
+        let time = Time {
+            writer: "w".repeat(400_000),
+            noted: 5,
+        };
+        let accepted = tasks.end_transaction(&stream, id, End::Commit, Some(time));
+        assert_eq!(accepted.await, Ok(Accepted::Yes));
+    }
+    world.segments.set_away(false);
+    world.drained(&tasks).await;
+    assert_eq!(active_epoch(&tasks).await, 3);
+}

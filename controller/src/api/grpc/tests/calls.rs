@@ -436,3 +436,36 @@ async fn a_group_that_was_reset_publishes_again_from_where_it_was_told_to_start(
     assert_eq!(publish(1, 550).await, Published::StreamCutNotValid);
     controller.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_commit_whose_writer_has_no_reasonable_name_is_refused() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    client.create_stream(config("st", 1)).await.unwrap();
+    let commit = async |writer: usize, timestamp| {
+        let mut client = controller.client();
+        let begin = CreateTxnRequest {
+            stream_info: Some(info("sc", "st")),
+            lease: 20_000,
+            ..CreateTxnRequest::default()
+        };
+        let begun = client.create_transaction(begin).await.unwrap();
+        let commit = TxnRequest {
+            stream_info: Some(info("sc", "st")),
+            txn_id: begun.into_inner().txn_id,
+            writer_id: "w".repeat(writer),
+            timestamp,
+        };
+        let answer = client.commit_transaction(commit).await;
+        answer.map(|answer| answer.into_inner().status())
+    };
+    for (writer, time) in [(1024, 5), (0, 5), (400_000, i64::MIN)] {
+        let accepted = commit(writer, time).await.unwrap();
+        assert_eq!(accepted, txn_status::Status::Success, "{writer} bytes");
+    }
+    let refused = commit(1025, 5).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("at most 1024"), "{refused}");
+    controller.stop().await.unwrap();
+}
