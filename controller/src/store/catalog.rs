@@ -11,7 +11,7 @@ use super::keys::{self, StreamId};
 use super::prefetched::Prefetched;
 use super::records::{self, Damaged};
 use super::{MetaStore, Revision};
-use crate::stream::epoch::{Epoch, Epochs, Segment, Transition};
+use crate::stream::epoch::{Epoch, Epochs, Segment, Transition, repeated};
 use crate::stream::lifecycle::State;
 use crate::stream::stream_cuts::{self, Cut};
 
@@ -384,11 +384,23 @@ pub(crate) fn pending(key: &str, work: &records::Work) -> Result<Vec<Transition>
     let next: Vec<_> = match &work.job {
         Some(records::Job::Scale(job)) => vec![&job.next],
         Some(records::Job::Update(job)) => job.scale.iter().map(|scale| &scale.next).collect(),
-        Some(records::Job::Roll(job)) => vec![&job.merged, &job.resumed],
+        Some(records::Job::Roll(job)) => return Ok(parse_roll(key, job)?.into()),
         _ => Vec::new(),
     };
     let next = next.into_iter();
     next.map(|next| parse_next(key, next.as_ref())).collect()
+}
+
+/// Reads the two epochs of a rolling commit. The second one ends what begins with the first, and has again
+/// what that ends; so a record need not have its segments, and has them if an earlier version wrote it.
+pub(crate) fn parse_roll(key: &str, job: &records::RollJob) -> Result<[Transition; 2]> {
+    let merged = parse_next(key, job.merged.as_ref())?;
+    let mut resumed = parse_next(key, job.resumed.as_ref())?;
+    if resumed.sealed.is_empty() {
+        resumed.sealed.clone_from(&merged.added);
+        resumed.added = repeated(&merged.sealed, resumed.number);
+    }
+    Ok([merged, resumed])
 }
 
 /// Turns an epoch about to begin into its record.
@@ -450,5 +462,50 @@ pub(crate) fn state_record(status: &Status, state: State) -> records::StreamStat
         reference_epoch: status.reference_epoch,
         created_ms: status.created_ms,
         next_number: status.next_number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(epoch: i32, number: i32, start: f64, end: f64) -> Segment {
+        Segment {
+            id: SegmentId::new(epoch, number),
+            range: KeyRange::from_f64(start, end).unwrap(),
+        }
+    }
+
+    /// Earlier versions wrote the segments of the second epoch too.
+    #[test]
+    fn a_rolling_commit_is_read_with_and_without_the_segments_of_its_second_epoch() {
+        let merged = Transition {
+            number: 4,
+            reference: 0,
+            created_ms: 7,
+            sealed: vec![segment(3, 1, 0.0, 0.5), segment(1, 2, 0.5, 1.0)],
+            added: vec![segment(4, 0, 0.0, 1.0)],
+        };
+        let resumed = Transition {
+            number: 5,
+            reference: 3,
+            created_ms: 7,
+            sealed: merged.added.clone(),
+            added: vec![segment(5, 1, 0.0, 0.5), segment(5, 2, 0.5, 1.0)],
+        };
+        let mut job = records::RollJob {
+            merged: Some(next_record(&merged)),
+            resumed: Some(next_record(&resumed)),
+            ..records::RollJob::default()
+        };
+        let read = [merged, resumed];
+        assert_eq!(parse_roll("w", &job), Ok(read.clone()));
+        let short = Transition {
+            sealed: Vec::new(),
+            added: Vec::new(),
+            ..read[1].clone()
+        };
+        job.resumed = Some(next_record(&short));
+        assert_eq!(parse_roll("w", &job), Ok(read));
     }
 }

@@ -293,7 +293,11 @@ async fn stream(
     catalog.config(id).await.map_err(text)?;
     let epochs: Epochs = catalog.epochs(id).await.map_err(text)?;
     let active = catalog.active(id).await.map_err(text)?;
-    let last = epochs.at(epochs.len() - 1);
+    // What is being changed may have its next epochs in the history already.
+    let last = match working {
+        true => epochs.at(active.number),
+        false => epochs.at(epochs.len() - 1),
+    };
     if last.as_ref() != Some(&active) {
         return Err(format!(
             "epoch {} is not what its history leads to",
@@ -304,7 +308,7 @@ async fn stream(
         return Err(format!("its state names epoch {}", status.active_epoch));
     }
     let lowest = epochs.next_number().unwrap_or(i32::MAX);
-    if status.next_number != 0 && status.next_number < lowest {
+    if status.next_number != 0 && status.next_number < lowest && !working {
         return Err(format!(
             "segment numbers from {} on are used",
             status.next_number

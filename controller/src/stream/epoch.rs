@@ -127,8 +127,9 @@ impl Transition {
                 self.number, before.number
             ));
         }
+        let ended: BTreeSet<SegmentId> = self.sealed.iter().map(|s| s.id).collect();
         let mut segments = before.segments.clone();
-        segments.retain(|segment| !self.ends(segment.id));
+        segments.retain(|segment| !ended.contains(&segment.id));
         segments.extend_from_slice(&self.added);
         segments.sort_unstable_by_key(|segment| segment.range);
         let ranges: Vec<_> = segments.iter().map(|segment| segment.range).collect();
@@ -142,6 +143,17 @@ impl Transition {
             segments,
         })
     }
+}
+
+/// Returns the same segments as they are called in another epoch.
+pub(crate) fn repeated(segments: &[Segment], epoch: i32) -> Vec<Segment> {
+    let segments = segments.iter();
+    segments
+        .map(|segment| Segment {
+            id: SegmentId::new(epoch, segment.id.number()),
+            range: segment.range,
+        })
+        .collect()
 }
 
 /// All epochs of a stream, oldest first, never none.

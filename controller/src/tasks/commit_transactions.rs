@@ -16,7 +16,7 @@
 //! Merging may be repeated, because a merged segment is gone: what a crash interrupts is done again from
 //! the queue, or from the work row of a rolling commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
@@ -30,11 +30,11 @@ use super::scale_stream::published;
 use super::{Answer, Begun, CALLS_MAX, Context, Error, Result, begun, work_row};
 use crate::metrics;
 use crate::segments::{self, Call};
-use crate::store::catalog::{next_record, parse_next};
+use crate::store::catalog::{next_record, parse_roll};
 use crate::store::keys::{self, StreamId};
 use crate::store::records::{Damaged, Ended, Job, Queued, RollJob, SealJob, encode};
 use crate::store::{Expect, Transaction};
-use crate::stream::epoch::{Epoch, Segment, Transition};
+use crate::stream::epoch::{Epoch, Segment, Transition, repeated};
 use crate::watermarks::{Noted, Watermarks};
 
 /// Most transactions at once: each takes three operations of the transaction that ends them, which also
@@ -160,16 +160,12 @@ fn together(queue: &[Queued]) -> Vec<Queued> {
     same.take(BATCH_MAX).cloned().collect()
 }
 
-/// Returns the segments whose number none of `others` has.
+/// Returns the segments whose number none of `others` has. Where the numbers are equal, so are the keys.
 fn without(segments: &[Segment], others: &[Segment]) -> Vec<Segment> {
+    let others: BTreeSet<i32> = others.iter().map(|other| other.id.number()).collect();
     let mut left = segments.to_vec();
-    left.retain(|segment| !others.iter().any(|other| same_number(segment, other)));
+    left.retain(|segment| !others.contains(&segment.id.number()));
     left
-}
-
-/// Where the numbers are equal, so are the keys.
-fn same_number(one: &Segment, other: &Segment) -> bool {
-    one.id.number() == other.id.number()
 }
 
 /// Plans a rolling commit, if events were written beside such of the segments `past` as are not `open` any
@@ -229,8 +225,7 @@ async fn merge_kept(
 ) -> Result<bool> {
     let gone = without(past, active);
     let kept = without(past, &gone);
-    let mut targets = active.to_vec();
-    targets.retain(|target| kept.iter().any(|kept| same_number(kept, target)));
+    let targets = without(active, &without(active, &kept));
     let merges = merges(stream, &targets, epoch, queue);
     match context.try_all(merges).await {
         Err(segments::Error::Sealed(_)) => return Ok(false),
@@ -274,26 +269,34 @@ fn touched(
     gone: Vec<Segment>,
     new: Vec<Segment>,
 ) -> (Vec<Segment>, Vec<Segment>) {
-    let (mut past, mut now) = (written.to_vec(), Vec::<Segment>::new());
-    let meets = |segments: &[Segment], one: &Segment| {
-        segments.iter().any(|other| other.range.overlaps(one.range))
-    };
-    loop {
-        let before = (past.len(), now.len());
-        now = new
+    let written: BTreeSet<SegmentId> = written.iter().map(|segment| segment.id).collect();
+    let gone = gone.into_iter().map(|segment| (segment, true));
+    let mut both: Vec<_> = gone
+        .chain(new.into_iter().map(|segment| (segment, false)))
+        .collect();
+    both.sort_unstable_by_key(|(segment, _)| segment.range);
+    let (mut past, mut now) = (Vec::new(), Vec::new());
+    let mut rest = &both[..];
+    while let Some((first, _)) = rest.first() {
+        // Up to the next bound that both have.
+        let mut end = first.range.end();
+        let overlapping = rest.iter().take_while(|(segment, _)| {
+            let meets = segment.range.start() < end;
+            end = end.max(segment.range.end());
+            meets
+        });
+        let (connected, others) = rest.split_at(overlapping.count());
+        rest = others;
+        if connected
             .iter()
-            .filter(|one| meets(&past, one))
-            .copied()
-            .collect();
-        past = gone
-            .iter()
-            .filter(|one| meets(&now, one))
-            .copied()
-            .collect();
-        if before == (past.len(), now.len()) {
-            return (past, now);
+            .any(|(segment, _)| written.contains(&segment.id))
+        {
+            let (old, replacing): (Vec<_>, Vec<_>) = connected.iter().partition(|(_, old)| *old);
+            past.extend(old.into_iter().map(|(segment, _)| segment));
+            now.extend(replacing.into_iter().map(|(segment, _)| segment));
         }
     }
+    (past, now)
 }
 
 /// Plans the two epochs of a rolling commit that takes the segments `past` between those that are active
@@ -327,8 +330,9 @@ fn rolled(
         number,
         reference: active.reference,
         created_ms,
-        sealed: merged.added.clone(),
-        added: repeated(&merged.sealed, number),
+        // Said by the other, see `catalog::parse_roll`.
+        sealed: Vec::new(),
+        added: Vec::new(),
     };
     Ok(RollJob {
         merged: Some(next_record(&merged)),
@@ -336,17 +340,6 @@ fn rolled(
         queue,
         then_seal: false,
     })
-}
-
-/// The same segments in another epoch.
-fn repeated(segments: &[Segment], epoch: i32) -> Vec<Segment> {
-    let segments = segments.iter();
-    segments
-        .map(|segment| Segment {
-            id: SegmentId::new(epoch, segment.id.number()),
-            range: segment.range,
-        })
-        .collect()
 }
 
 pub(super) async fn work(
@@ -357,8 +350,7 @@ pub(super) async fn work(
     done: Transaction,
 ) -> Result<()> {
     let key = keys::work(id);
-    let merged = parse_next(&key, job.merged.as_ref())?;
-    let resumed = parse_next(&key, job.resumed.as_ref())?;
+    let [merged, resumed] = parse_roll(&key, job)?;
     let policy = segments::policy(&context.catalog.config(id).await?.value);
     let calls = |segments: &[Segment], call: Call| {
         let segments = segments.iter();

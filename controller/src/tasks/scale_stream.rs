@@ -13,7 +13,7 @@ use crate::store::catalog::{
 };
 use crate::store::keys::{self, StreamId};
 use crate::store::records::{Job, ScaleJob, encode};
-use crate::store::{Expect, Transaction};
+use crate::store::{Expect, TRANSACTION_BYTES_MAX, Transaction};
 use crate::stream;
 use crate::stream::epoch::{Epoch, Successor, Transition};
 use crate::stream::scale::{self, Scaling};
@@ -111,7 +111,11 @@ pub(super) async fn replace(
     context.call_all(seals.collect()).await
 }
 
-/// Adds to `transaction` what makes the last of `changes` the active epoch.
+/// Most bytes of changes that go into the transaction that publishes them; it also has all active segments.
+const CHANGES_BYTES_MAX: usize = TRANSACTION_BYTES_MAX / 2;
+
+/// Adds to `transaction` what makes the last of `changes` the active epoch. Large changes are written
+/// before, one by one: whoever looks meanwhile finds what the work row says already.
 pub(super) async fn published(
     context: &Context,
     id: StreamId,
@@ -125,13 +129,31 @@ pub(super) async fn published(
     let highest = numbers.map(|segment| segment.id.number()).max();
     let next_number = highest.unwrap_or(0).saturating_add(1);
     status.next_number = status.next_number.max(next_number);
+    let rows = changes.iter();
+    let rows = rows.map(|change| {
+        (
+            keys::epoch(id, change.number),
+            encode(&epoch_record(change)),
+        )
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.iter().map(|(_, row)| row.len()).sum::<usize>() <= CHANGES_BYTES_MAX {
+        transaction = (rows.into_iter()).fold(transaction, |all, (key, row)| all.put(key, row));
+    } else {
+        for (key, row) in rows {
+            let early = Transaction {
+                compares: transaction.compares.clone(),
+                operations: Vec::new(),
+            };
+            // If it conflicts, someone else has ended the task, and so does the last one.
+            context.finish(early.put(key, row)).await?;
+        }
+    }
     for change in changes {
         if change.number > active.number {
             let damaged = |reason| Error::from(keys_damaged(id, reason));
             active = change.apply(&active).map_err(damaged)?;
         }
-        let key = keys::epoch(id, change.number);
-        transaction = transaction.put(key, encode(&epoch_record(change)));
     }
     status.active_epoch = active.number;
     status.reference_epoch = active.reference;

@@ -556,3 +556,66 @@ async fn a_writer_of_whatever_name_does_not_keep_commits_from_rolling() {
     world.drained(&tasks).await;
     assert_eq!(active_epoch(&tasks).await, 3);
 }
+
+/// A stream all of whose segments were replaced since a transaction wrote to the first one.
+async fn wide(segments: i32) -> (World, TransactionId) {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", segments, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let began = tasks.begin_transaction(&named("st"), LEASE_MS).await;
+    let Ok(Began::Open(id, begun)) = began else {
+        panic!("{began:?}");
+    };
+    let written = named("st").segment(begun[0].id).transaction(id);
+    world.segments.grow(&written.to_string(), 5);
+    let update = Request::Update(config("st", segments + 1, &[]));
+    assert_eq!(tasks.run(&named("st"), update).await, Ok(Answer::Done));
+    (world, id)
+}
+
+async fn rolled(world: &World, tasks: &Tasks) {
+    world.drained(tasks).await;
+    assert_eq!(active_epoch(tasks).await, 3);
+    let segments = world.segments.all();
+    assert_eq!(segments["sc/st/0.#epoch.2"].length, 5);
+    assert_eq!(segments["sc/st/0.#epoch.2"].merged.len(), 1);
+    assert_eq!(world.faults().await, [""; 0]);
+}
+
+/// As wide as streams may be, all of which has to roll.
+#[tokio::test(start_paused = true)]
+async fn a_commit_rolls_over_every_segment_of_the_widest_stream() {
+    let (world, id) = wide(9_999).await;
+    let tasks = world.tasks(2);
+    assert_eq!(end(&tasks, id, End::Commit).await, Accepted::Yes);
+    rolled(&world, &tasks).await;
+}
+
+/// So wide that its epochs are published by more than one write.
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_any_two_writes_of_a_wide_rolling_commit_changes_nothing_about_its_end() {
+    for writes in 0.. {
+        let (world, id) = wide(5_100).await;
+        let fuse = Fuse::after(writes);
+        let dying = engine(
+            Arc::new(Fused(world.store.clone(), fuse.clone())),
+            Arc::new(world.segments.clone()),
+            2,
+        );
+        let played = async {
+            end(&dying, id, End::Commit).await;
+            world.drained(&dying).await;
+        };
+        let _dead = timeout(Duration::from_secs(10), played).await;
+        if !fuse.is_blown() {
+            assert!(writes >= 5, "published by too few writes");
+            break;
+        }
+        assert_eq!(world.faults().await, [""; 0], "after {writes} writes");
+        let reborn = world.tasks(3);
+        reborn.resume().await.unwrap();
+        assert_eq!(end(&reborn, id, End::Commit).await, Accepted::Yes);
+        rolled(&world, &reborn).await;
+    }
+}
