@@ -111,11 +111,7 @@ pub(super) async fn replace(
     context.call_all(seals.collect()).await
 }
 
-/// Most bytes of changes that go into the transaction that publishes them; it also has all active segments.
-const CHANGES_BYTES_MAX: usize = TRANSACTION_BYTES_MAX / 2;
-
-/// Adds to `transaction` what makes the last of `changes` the active epoch. Large changes are written
-/// before, one by one: whoever looks meanwhile finds what the work row says already.
+/// Adds to `transaction` what makes the last of `changes` the active epoch.
 pub(super) async fn published(
     context: &Context,
     id: StreamId,
@@ -124,43 +120,55 @@ pub(super) async fn published(
 ) -> Result<Transaction> {
     let mut status = context.catalog.status(id).await?;
     let mut active = context.catalog.active(id).await?;
-    let mut transaction = transaction;
     let numbers = changes.iter().flat_map(|change| &change.added);
     let highest = numbers.map(|segment| segment.id.number()).max();
     let next_number = highest.unwrap_or(0).saturating_add(1);
     status.next_number = status.next_number.max(next_number);
-    let rows = changes.iter();
-    let rows = rows.map(|change| {
-        (
-            keys::epoch(id, change.number),
-            encode(&epoch_record(change)),
-        )
-    });
-    let rows: Vec<_> = rows.collect();
-    if rows.iter().map(|(_, row)| row.len()).sum::<usize>() <= CHANGES_BYTES_MAX {
-        transaction = (rows.into_iter()).fold(transaction, |all, (key, row)| all.put(key, row));
-    } else {
-        for (key, row) in rows {
-            let early = Transaction {
-                compares: transaction.compares.clone(),
-                operations: Vec::new(),
-            };
-            // If it conflicts, someone else has ended the task, and so does the last one.
-            context.finish(early.put(key, row)).await?;
-        }
-    }
     for change in changes {
         if change.number > active.number {
             let damaged = |reason| Error::from(keys_damaged(id, reason));
             active = change.apply(&active).map_err(damaged)?;
         }
     }
+    let transaction = recorded(context, id, transaction, changes).await?;
     status.active_epoch = active.number;
     status.reference_epoch = active.reference;
     let state = encode(&state_record(&status, status.state));
     Ok(transaction
         .put(keys::active(id), encode(&active_record(&active)))
         .put(keys::state(id), state))
+}
+
+/// Most bytes of changes that go into the transaction that publishes them; it also has all active segments.
+const CHANGES_BYTES_MAX: usize = TRANSACTION_BYTES_MAX / 2;
+
+/// Adds `changes` to `transaction`. Large ones are written before it, one by one: whoever looks meanwhile
+/// finds what the work row says already.
+async fn recorded(
+    context: &Context,
+    id: StreamId,
+    transaction: Transaction,
+    changes: &[Transition],
+) -> Result<Transaction> {
+    let rows = changes.iter().map(|change| {
+        let key = keys::epoch(id, change.number);
+        (key, encode(&epoch_record(change)))
+    });
+    let rows: Vec<_> = rows.collect();
+    let bytes: usize = rows.iter().map(|(_, row)| row.len()).sum();
+    if bytes <= CHANGES_BYTES_MAX {
+        let rows = rows.into_iter();
+        return Ok(rows.fold(transaction, |all, (key, row)| all.put(key, row)));
+    }
+    for (key, row) in rows {
+        let early = Transaction {
+            compares: transaction.compares.clone(),
+            operations: Vec::new(),
+        };
+        // If it conflicts, someone else has ended the task, and so does the last one.
+        context.finish(early.put(key, row)).await?;
+    }
+    Ok(transaction)
 }
 
 fn keys_damaged(id: StreamId, reason: String) -> crate::store::records::Damaged {
