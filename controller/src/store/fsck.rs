@@ -1,7 +1,8 @@
 //! Checks that the records fit together, and moves them from store to store as text.
 //!
-//! A dump is one row a line, `key`, a tab, the value in hex; keys contain neither tabs nor line ends.
-//! Revisions are not kept: they belong to the store.
+//! A dump is one row a line, `key`, a tab, the value in hex. A key with a tab or line end, which tags and
+//! writers may have in their names, is in hex too, behind a tab of its own. Revisions are not kept: they
+//! belong to the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -53,11 +54,17 @@ pub async fn fsck(store: Arc<dyn MetaStore>) -> Result<Vec<String>, Error> {
 /// If the store does not answer.
 pub async fn export(store: &dyn MetaStore) -> Result<String, Error> {
     let rows = all(store).await?;
-    let lines = rows.iter().map(|(key, value)| {
-        let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{key}\t{hex}\n")
-    });
+    let lines = rows
+        .iter()
+        .map(|(key, value)| match key.contains(['\t', '\n', '\r']) {
+            true => format!("\t{}\t{}\n", hex(key.as_bytes()), hex(value)),
+            false => format!("{key}\t{}\n", hex(value)),
+        });
     Ok(lines.collect())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a dump was not taken in.
@@ -100,13 +107,28 @@ pub async fn import(store: &dyn MetaStore, dump: &str) -> Result<usize, ImportEr
 }
 
 fn parse(line: &str) -> Option<(String, Bytes)> {
-    let (key, hex) = line.split_once('\t')?;
+    // No key is empty.
+    let (key, value) = match line.strip_prefix('\t') {
+        Some(line) => {
+            let (key, value) = line.split_once('\t')?;
+            (String::from_utf8(bytes(key)?).ok()?, value)
+        }
+        // Earlier versions wrote keys as they are, also with a tab.
+        None => {
+            let (key, value) = line.rsplit_once('\t')?;
+            (key.to_owned(), value)
+        }
+    };
+    Some((key, bytes(value)?.into()))
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
     let pairs = hex.as_bytes().chunks(2);
     let bytes = pairs.map(|pair| {
         let digits = std::str::from_utf8(pair).ok().filter(|d| d.len() == 2)?;
         u8::from_str_radix(digits, 16).ok()
     });
-    Some((key.to_owned(), bytes.collect::<Option<Vec<u8>>>()?.into()))
+    bytes.collect()
 }
 
 async fn all(store: &dyn MetaStore) -> Result<BTreeMap<String, Bytes>, Error> {
@@ -342,15 +364,23 @@ mod tests {
         let store = MemoryStore::new();
         let put = Transaction::new()
             .put("s/a", &b"\x01\x08\x05"[..])
-            .put("tag/a/x\0y", Bytes::new());
+            .put("tag/a/x\0y", Bytes::new())
+            .put("tag/a/x\ny\0z", Bytes::new())
+            .put("wmw/1/w\tx\r", &b"\x01"[..]);
         assert!(matches!(store.commit(put).await, Ok(Outcome::Committed(_))));
         let dump = export(&store).await.unwrap();
         let copy = MemoryStore::new();
-        assert_eq!(import(&copy, &dump).await.unwrap(), 2);
+        assert_eq!(import(&copy, &dump).await.unwrap(), 4);
         assert_eq!(copy.snapshot(), store.snapshot());
+        let earlier = MemoryStore::new();
+        let dump_of_earlier = "s/a\t010805\nwmw/1/w\tx\t01\n";
+        assert_eq!(import(&earlier, dump_of_earlier).await.unwrap(), 2);
+        assert!(earlier.snapshot().contains_key("wmw/1/w\tx"));
         let again = import(&copy, &dump).await;
         assert!(matches!(again, Err(ImportError::NotEmpty)), "{again:?}");
-        for line in ["s/a", "s/a\t0", "s/a\t0g", "s/a\tä"] {
+        for line in [
+            "s/a", "s/a\t0", "s/a\t0g", "s/a\tä", "\t61", "\t6\t00", "\tff\t00",
+        ] {
             let refused = import(&MemoryStore::new(), line).await;
             assert!(matches!(refused, Err(ImportError::Line(1))), "{line}");
         }
