@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use sarit_controller::store::{export, fsck, import, open_sled};
+use sarit_controller::store::{export, fsck, import, open_sled, open_sled_found};
 use sarit_env::Rng;
 use sarit_env::disk::RealDisk;
 
@@ -17,7 +17,14 @@ pub(crate) async fn run(verb: MetadataVerb) -> anyhow::Result<()> {
         MetadataVerb::Fsck { data } => data,
     };
     let rng = Rng::from_os();
-    let store = open_sled(data, Arc::new(RealDisk), &rng).await;
+    let disk = Arc::new(RealDisk);
+    let store = match &verb {
+        MetadataVerb::Import { .. } => open_sled(data, disk, &rng).await,
+        // Looking at what is not there would only make it.
+        MetadataVerb::Export { .. } | MetadataVerb::Fsck { .. } => {
+            open_sled_found(data, disk, &rng).await
+        }
+    };
     let store = store.with_context(|| format!("open {}", data.display()))?;
     match verb {
         MetadataVerb::Export { .. } => {

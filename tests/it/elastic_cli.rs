@@ -261,3 +261,40 @@ fn a_stream_follows_its_load_when_told_so_on_the_command_line() {
         2,
     );
 }
+
+/// Whoever names the server's directory where the controller's is meant learns that nothing was looked at.
+#[test]
+fn metadata_is_only_looked_at_where_there_is_some() {
+    let folder = workspace("metadata-cli").expect("a folder");
+    let data = folder.join("data");
+    std::fs::create_dir_all(&data).expect("a folder");
+    let admin = |verb: &str, data: &std::path::Path| {
+        let output = Command::new(binary())
+            .args(["admin", "metadata", verb, "--data"])
+            .arg(data)
+            .stdin(Stdio::null())
+            .output();
+        let output = output.expect("the CLI runs");
+        (
+            output.status.code(),
+            text(&output.stdout) + &text(&output.stderr),
+        )
+    };
+    let controller = data.join("controller");
+    for made in [false, true] {
+        for verb in ["fsck", "export"] {
+            let (code, said) = admin(verb, &data);
+            assert_eq!(code, Some(1), "{verb}: {said}");
+            let expected = format!("{} is no controller's directory", data.display());
+            assert!(said.contains(&expected), "{verb}: {said}");
+            let hint = format!("{} is one", controller.display());
+            assert_eq!(said.contains(&hint), made, "{verb}: {said}");
+        }
+        let inside = std::fs::read_dir(&data).expect("the folder").count();
+        assert_eq!(inside, usize::from(made), "nothing is made by looking");
+        let (code, said) = admin("import", &controller);
+        assert_eq!((code, &*said), (Some(0), "0 rows\n"));
+    }
+    let (code, said) = admin("fsck", &controller);
+    assert_eq!((code, &*said), (Some(0), "no faults\n"));
+}

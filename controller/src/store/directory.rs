@@ -25,6 +25,14 @@ pub enum OpenError {
     /// Another process works on it.
     #[error("{0} is in use by another process; stop that one first, or choose another --data")]
     InUse(PathBuf),
+    /// Nothing of a controller is there.
+    #[error("{} is no controller's directory, it has no FORMAT file{}", .dir.display(), hint(.inside.as_deref()))]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
+        /// One in it that is a controller's.
+        inside: Option<PathBuf>,
+    },
     /// A newer release wrote it.
     #[error(
         "{dir} has format version {found}, this build reads up to {known}; use a newer release"
@@ -73,6 +81,35 @@ impl OpenError {
             path,
             source,
         }
+    }
+}
+
+fn hint(inside: Option<&Path>) -> String {
+    inside.map_or_else(String::new, |inside| {
+        format!("; {} is one", inside.display())
+    })
+}
+
+/// Checks that `dir` is a controller's, of whatever version. Changes nothing.
+pub(super) async fn find(dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {
+    if has_format(dir, disk).await? {
+        return Ok(());
+    }
+    // Where a standalone server has its controller's.
+    let inside = dir.join("controller");
+    let found = has_format(&inside, disk).await?;
+    Err(OpenError::Missing {
+        dir: dir.to_owned(),
+        inside: Some(inside).filter(|_| found),
+    })
+}
+
+async fn has_format(dir: &Path, disk: &dyn Disk) -> Result<bool, OpenError> {
+    let path = dir.join("FORMAT");
+    match read_file(disk, &path, FORMAT_BYTES_MAX).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(OpenError::io("read", &path, error)),
     }
 }
 
@@ -135,6 +172,25 @@ mod tests {
     use sarit_env::disk::RealDisk;
 
     use super::*;
+
+    #[tokio::test]
+    async fn where_no_controller_was_nothing_is_found_nor_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = async |dir: &Path| find(dir, &RealDisk).await;
+        for missing in [dir.path().to_owned(), dir.path().join("none/at/all")] {
+            let refused = found(&missing).await.unwrap_err().to_string();
+            let expected = format!("{} is no controller's", missing.display());
+            assert!(refused.starts_with(&expected), "{refused}");
+            assert!(!refused.contains(" is one"), "{refused}");
+        }
+        assert!(RealDisk.list(dir.path()).await.unwrap().is_empty());
+        let inside = dir.path().join("controller");
+        drop(claimed(&inside).await.unwrap());
+        found(&inside).await.unwrap();
+        let refused = found(dir.path()).await.unwrap_err().to_string();
+        let expected = format!("; {} is one", inside.display());
+        assert!(refused.ends_with(&expected), "{refused}");
+    }
 
     async fn claimed(dir: &Path) -> Result<DiskLock, OpenError> {
         claim(dir, &RealDisk, &Rng::seeded(1)).await

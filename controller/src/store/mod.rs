@@ -24,7 +24,7 @@ use bytes::Bytes;
 pub use self::directory::OpenError;
 pub use self::fsck::{ImportError, export, fsck, import};
 pub use self::memory::MemoryStore;
-pub use self::sled::{SledStore, open_sled};
+pub use self::sled::{SledStore, open_sled, open_sled_found};
 
 /// Most operations in one transaction; with its comparisons it stays below etcd's default of 128.
 pub const OPERATIONS_MAX: usize = 100;

@@ -31,7 +31,7 @@ use sarit_env::{Disk, OpenMode, Rng, Worker, spawn_worker};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use super::directory::{OpenError, claim};
+use super::directory::{OpenError, claim, find};
 use super::{Error, Expect, MetaStore, Operation, Outcome, Page, Revision, Transaction, Versioned};
 use crate::metrics;
 
@@ -167,6 +167,19 @@ pub async fn open_sled(
         .map_err(|error| OpenError::io("sync", &path, error))?;
     info!(dir = %dir.display(), "metadata opened");
     Ok(Arc::new(SledStore::start(db, file, lock)))
+}
+
+/// Opens the data directory of a controller that was there before.
+///
+/// # Errors
+/// [`OpenError::Missing`] if there is none, and those of [`open_sled`]; nothing was made.
+pub async fn open_sled_found(
+    dir: &Path,
+    disk: Arc<dyn Disk>,
+    rng: &Rng,
+) -> Result<Arc<SledStore>, OpenError> {
+    find(dir, &*disk).await?;
+    open_sled(dir, disk, rng).await
 }
 
 async fn open_database(meta: &Path, disk: &dyn Disk) -> Result<::sled::Db, OpenError> {
