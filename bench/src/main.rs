@@ -21,6 +21,7 @@ mod java;
 mod limits;
 mod load;
 mod many;
+mod millions;
 mod probe;
 mod recovery;
 mod reference;
@@ -83,6 +84,8 @@ enum Section {
     Transactions,
     /// 100,000 streams: CPU and metadata of each, lists, restart
     Many,
+    /// A million segments: memory, and starts with them
+    Millions,
     /// Reading back what was moved to long-term storage: rate, CPU, objects
     History,
     /// From a kill with 1 GB in the log to the first acknowledged append
@@ -162,6 +165,7 @@ fn main() -> anyhow::Result<()> {
             Section::Scale => scale::run(&mut bench)?,
             Section::Transactions => transactions::run(&mut bench)?,
             Section::Many => many::run(&mut bench)?,
+            Section::Millions => millions::run(&mut bench)?,
             Section::History => history::run(&mut bench)?,
             Section::Recovery => recovery::run(&mut bench)?,
             Section::Start => start::run(&mut bench)?,

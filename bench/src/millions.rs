@@ -1,0 +1,123 @@
+//! A million segments: memory while they are created, starts with them beside starts without.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use sarit_env::Rng;
+use sarit_tests::cluster::{Cluster, Layout, Role};
+use sarit_tests::watch::{metric, until};
+
+use crate::Bench;
+use crate::figures::median;
+use crate::load::{create, tails};
+use crate::probe::{Expected, first_ack};
+use crate::report::{Goal, Row};
+use crate::start::alive;
+
+/// Creations under way.
+const UNDER_WAY: usize = 4_096;
+/// Segments of one stream.
+const OF_A_STREAM: usize = 10;
+/// Segments that are looked at when most are not in memory.
+const LOOKS: u64 = 1_000;
+/// Longest that a last checkpoint may take.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Measures and prints.
+pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
+    let count = bench.choose(1_000_000, 100_000);
+    let about =
+        "segments created by raw wire; starts after SIGKILL, until the first acknowledged append";
+    bench.report.section("millions", about);
+    let data = bench.dir.join("millions");
+    let mut server = Cluster::start(Layout::Standalone, &data, &bench.dir.join("logs"), &[])?;
+    let address = server.store_addr();
+    let mut expected = Expected::default();
+    let without = starts(bench, &mut server, &mut expected)?;
+
+    let (begin, before) = (Instant::now(), server.rss_peak());
+    for first in (0..count).step_by(UNDER_WAY) {
+        let last = (first + UNDER_WAY).min(count);
+        let names: Vec<_> = (first..last).map(segment).collect();
+        create(&address, &names)?;
+    }
+    let (seconds, peak) = (begin.elapsed().as_secs_f64(), server.rss_peak());
+    let there = metric(&server, Role::Standalone, "segmentstore_segments")?;
+    ensure!(
+        there >= count as f64,
+        "{there} of {count} segments are there"
+    );
+    let row = Row::new(format!("{count} created"))
+        .number("per second", count as f64 / seconds)
+        .number("RSS before, MB", before as f64 / 1e6)
+        .number("RSS at most, MB", peak as f64 / 1e6);
+    bench.report.row(&row)?;
+    until("all is in a checkpoint", PATIENCE, || {
+        let name = "segmentstore_changed_segments";
+        Ok(metric(&server, Role::Standalone, name)? == 0.0)
+    })?;
+
+    let with = starts(bench, &mut server, &mut expected)?;
+    let (rng, begin) = (Rng::seeded(1), Instant::now());
+    for _ in 0..LOOKS {
+        let name = segment(rng.below(count as u64) as usize);
+        ensure!(tails(&address, &[name])? == 0, "a segment is not as it was");
+    }
+    let look = begin.elapsed().as_secs_f64() * 1e3 / LOOKS as f64;
+    for (name, starts) in [("without", &without), ("with", &with)] {
+        let of = |number: fn(&Start) -> f64| median(starts.iter().map(number).collect());
+        let row = Row::new(format!("start {name} them"))
+            .number("starts", starts.len() as f64)
+            .number("ack ms", of(|start| start.acked * 1e3))
+            .number("all ready ms", of(|start| start.ready * 1e3))
+            .number("RSS MB", of(|start| start.rss / 1e6));
+        bench.report.row(&row)?;
+    }
+    bench.report.note(&format!(
+        "a look at one of them, on a connection of its own: {look:.2} ms"
+    ));
+    drop(server);
+    std::fs::remove_dir_all(&data)?;
+    let name = "1,000,000 segments created: RSS at most, MB";
+    let megabytes = peak as f64 / 1e6;
+    bench
+        .report
+        .figure(name, megabytes, Goal::AtMost(400.0), false)?;
+    let typical = |starts: &[Start]| median(starts.iter().map(|start| start.acked).collect());
+    let name = "start with 1,000,000 segments / start without";
+    let ratio = typical(&with) / typical(&without);
+    bench.report.figure(name, ratio, Goal::AtMost(1.2), false)
+}
+
+fn segment(number: usize) -> String {
+    let (stream, segment) = (number / OF_A_STREAM, number % OF_A_STREAM);
+    format!("bench/stream-{stream}/{segment}.#epoch.0")
+}
+
+struct Start {
+    acked: f64,
+    ready: f64,
+    rss: f64,
+}
+
+fn starts(
+    bench: &Bench,
+    server: &mut Cluster,
+    expected: &mut Expected,
+) -> anyhow::Result<Vec<Start>> {
+    let address = server.store_addr();
+    (0..bench.choose(9, 3))
+        .map(|_| {
+            server.kill(Role::Standalone)?;
+            let begin = Instant::now();
+            server.spawn(Role::Standalone)?;
+            let first = first_ack(&address, begin, expected, || alive(server))?;
+            server.wait_ready()?;
+            Ok(Start {
+                acked: first.acked,
+                ready: begin.elapsed().as_secs_f64(),
+                rss: server.rss() as f64,
+            })
+        })
+        .collect()
+}
