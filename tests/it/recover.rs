@@ -114,7 +114,8 @@ fn lose_and_recover(cluster: &mut Cluster, data: &Path) -> anyhow::Result<()> {
 
 /// What the index refers to and is not there is found out.
 fn lose_a_pack(data: &Path) -> anyhow::Result<()> {
-    let shown = said(&admin(data, &["packs", "show"])?);
+    // Others may wait for their deletion.
+    let shown = said(&admin(data, &["container", "show", "0"])?);
     let pack = shown.split_whitespace().find(|word| word.ends_with(".pk"));
     let pack = data.join("segmentstore").join(pack.unwrap_or_default());
     let bytes = std::fs::read(&pack)?;
