@@ -8,8 +8,12 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use sarit_proto::wire::Reply;
+use sarit_proto::wire::command::GetStreamSegmentInfo;
 use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role, binary, repository};
+use sarit_tests::raw::Connection;
+use sarit_tests::watch::labelled_metric;
 
 /// A directory as the first release wrote it. Later versions must open it.
 const GOLDEN: &str = "tests/golden/data-1.tar.gz";
@@ -104,6 +108,40 @@ fn health_and_metrics_are_served() {
     for name in ["wal_syncs_total", "segmentstore_connections"] {
         assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
     }
+}
+
+#[test]
+fn a_connection_at_its_limits_shows_in_the_metrics() {
+    let folder = workspace("limits").expect("a folder");
+    let settings = [
+        "segmentstore.limits.requests=2",
+        "segmentstore.limits.writers=1",
+    ];
+    let cluster = Cluster::start(Layout::Standalone, &folder.join("data"), &folder, &settings)
+        .expect("a server");
+    let reached = |limit| {
+        let label = format!("limit=\"{limit}\"");
+        let name = "segmentstore_limits_reached_total";
+        labelled_metric(&cluster, Role::Standalone, name, &label).expect("the page")
+    };
+    assert_eq!((reached("requests"), reached("writers")), (0.0, 0.0));
+    let mut connection = Connection::greet(&cluster.store_addr()).expect("a connection");
+    connection.create("s/t/0.#epoch.0").expect("a segment");
+    // Two at once are all it may have; then what comes waits in the socket.
+    for _ in 0..50 {
+        connection.queue(GetStreamSegmentInfo {
+            request_id: 1,
+            segment: "s/t/0.#epoch.0".to_owned(),
+            token: String::new(),
+        });
+    }
+    connection.flush().expect("it takes them");
+    for _ in 0..50 {
+        let reply = connection.reply().expect("an answer");
+        assert!(matches!(reply, Reply::StreamSegmentInfo(_)), "{reply:?}");
+    }
+    assert!(reached("requests") > 0.0);
+    assert_eq!(reached("parked_reads"), 0.0);
 }
 
 #[test]

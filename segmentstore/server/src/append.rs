@@ -27,6 +27,7 @@ use sarit_proto::wire::reply::{
 };
 
 use crate::load::{Meter, Meters};
+use crate::metrics::reached;
 use crate::reply::{self, Close, Refused};
 
 /// All writers of one connection.
@@ -140,6 +141,7 @@ impl Appends {
         let place = match same {
             Some(place) => place,
             None if bound.is_none() && self.by_writer.len() >= self.writers_max => {
+                reached("writers");
                 let message = format!(
                     "a connection serves at most {} writers at work",
                     self.writers_max

@@ -39,7 +39,7 @@ use crate::config::Limits;
 use crate::host::{Host, Unavailable};
 use crate::input::{Arrived, Input};
 use crate::load::Meters;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, reached};
 use crate::reply::{Close, Refused, refusal, wrong_host};
 use crate::request::{self, Answer, Terms};
 
@@ -221,13 +221,17 @@ impl Connection {
     }
 
     fn may_read(&self) -> bool {
-        let requests = self.requests.len() + self.served.len() - self.reads;
         let reads_max = self.shared.limits.parked_reads.saturating_mul(2).max(16);
         self.ending.is_none()
             && self.handing_over.is_empty()
             && self.out.len() < OUT_BYTES_MAX
-            && requests < self.shared.limits.requests
+            && self.requests_under_way() < self.shared.limits.requests
             && self.reads < reads_max
+    }
+
+    /// Returns how many there are, reads not counted.
+    fn requests_under_way(&self) -> usize {
+        self.requests.len() + self.served.len() - self.reads
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -356,6 +360,7 @@ impl Connection {
     /// Names a new transient segment; from here on it goes with this connection.
     fn transient(&mut self, create: &CreateTransientSegment) -> Option<String> {
         if self.transients.len() >= TRANSIENTS_MAX {
+            reached("transients");
             let message =
                 format!("this connection has {TRANSIENTS_MAX} transient segments already");
             let (id, parent) = (create.request_id, &create.parent);
@@ -486,6 +491,7 @@ impl Connection {
         if was_read {
             if self.reads >= limits.parked_reads {
                 read_wait = read_wait.min(CROWDED_WAIT);
+                reached("parked_reads");
             }
             self.reads += 1;
             self.shared.metrics.reads_waiting.increment(1.0);
@@ -508,6 +514,9 @@ impl Connection {
                 turn,
             }
         }));
+        if !was_read && self.requests_under_way() == self.shared.limits.requests {
+            reached("requests");
+        }
     }
 }
 

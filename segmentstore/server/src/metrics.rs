@@ -32,6 +32,10 @@ const MEASURED: &str = "segmentstore_measured_segments";
 const UNMEASURED: &str = "segmentstore_unmeasured_writers_total";
 const CONTAINERS_WAITING: &str = "segmentstore_containers_waiting";
 const LOAD_REPORTS: &str = "segmentstore_load_reports_total";
+const LIMITS: &str = "segmentstore_limits_reached_total";
+
+/// Every limit of one connection that [`reached`] counts.
+const LIMIT_KINDS: [&str; 4] = ["parked_reads", "requests", "transients", "writers"];
 
 /// Every word [`crate::reply::refusal`] can return.
 const REFUSAL_KINDS: [&str; 13] = [
@@ -110,6 +114,14 @@ impl Metrics {
             Unit::Count,
             "Load reports to the controller, by whether it took them"
         );
+        describe_counter!(
+            LIMITS,
+            Unit::Count,
+            "Times a connection came to one of its limits, by limit"
+        );
+        for limit in LIMIT_KINDS {
+            counter!(LIMITS, "limit" => limit).increment(0);
+        }
         Self {
             connections: gauge!(CONNECTIONS),
             connections_accepted: counter!(CONNECTIONS_ACCEPTED),
@@ -149,6 +161,11 @@ pub(crate) fn containers_waiting(count: usize) {
         "Containers that can't be opened now and are tried again"
     );
     gauge!(CONTAINERS_WAITING).set(count as f64);
+}
+
+/// A connection came to one of its limits. Rare enough to look the handle up each time.
+pub(crate) fn reached(limit: &'static str) {
+    counter!(LIMITS, "limit" => limit).increment(1);
 }
 
 pub(crate) fn measured_segments(count: usize) {
