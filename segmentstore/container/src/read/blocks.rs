@@ -214,11 +214,14 @@ impl BlockCache {
             (range.end - range.start) as usize
         };
         let pieces = blocks.iter().map(|block| self.slabs.take(length(block)));
-        let pieces = store.read_into(name, start, pieces.collect()).await?;
+        let (pieces, table) = (pieces.collect(), table.clone());
+        let numbers = blocks.clone();
+        let check = move |at: usize, bytes: &[u8]| table.check(numbers[at], bytes);
+        let pieces = store.read_into(name, start, pieces, check).await?;
         let mut wanted = None;
-        for (block, piece) in blocks.iter().zip(pieces) {
+        for (block, (piece, checked)) in blocks.iter().zip(pieces) {
+            checked?;
             let bytes = piece.freeze();
-            table.check(*block, &bytes)?;
             wanted.get_or_insert_with(|| bytes.clone());
             self.insert((claim.keys[0].0, *block), Held::Block(bytes));
         }

@@ -16,17 +16,20 @@ use super::{Operation, Store, StoreError};
 use crate::names::PackName;
 
 impl Store {
-    /// Reads what lies at `at` of a pack, unverified, and fills `pieces` with it, one behind the other.
+    /// Reads what lies at `at` of a pack, unverified, and fills `pieces` with it, one behind the other. Each is
+    /// shown to `look`, with its place among them, when it has just been read: then it costs a fraction of what it
+    /// costs later, on another core. What that returns comes with the piece.
     ///
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Pack`] if it is cut off, retryable ones. The pieces are
     /// gone then.
-    pub async fn read_into<B: AsMut<[u8]> + Send + 'static>(
+    pub async fn read_into<B: AsMut<[u8]> + Send + 'static, T: Send + 'static>(
         &self,
         name: PackName,
         at: u64,
         mut pieces: Vec<B>,
-    ) -> Result<Vec<B>, StoreError> {
+        mut look: impl FnMut(usize, &[u8]) -> T + Send + 'static,
+    ) -> Result<Vec<(B, T)>, StoreError> {
         let path = self.path(&name.to_string());
         let lengths = pieces.iter_mut().map(|piece| piece.as_mut().len() as u64);
         let asked = lengths.sum::<u64>();
@@ -38,16 +41,21 @@ impl Store {
             let got = self.0.objects.get_opts(&path, options).await?;
             let given = got.range.end.saturating_sub(got.range.start);
             if given != asked {
-                return Ok((given, pieces));
+                return Ok((given, Vec::new()));
             }
             let pieces = match got.payload {
-                GetResultPayload::File(file, _) => from_file(file, at, pieces).await?,
+                GetResultPayload::File(file, _) => from_file(file, at, pieces, look).await?,
                 GetResultPayload::Stream(mut stream) => {
                     let mut filled = Filled::new(pieces);
                     while let Some(bytes) = stream.next().await {
                         filled.add(&bytes?)?;
                     }
-                    filled.finish()?
+                    let pieces = filled.finish()?.into_iter().enumerate();
+                    let look = |(at, mut piece): (usize, B)| {
+                        let seen = look(at, piece.as_mut());
+                        (piece, seen)
+                    };
+                    pieces.map(look).collect()
                 }
             };
             Ok((given, pieces))
@@ -72,18 +80,21 @@ impl Store {
     clippy::disallowed_methods,
     reason = "the object store in a directory is outside of simulated worlds as a whole"
 )]
-async fn from_file<B: AsMut<[u8]> + Send + 'static>(
+async fn from_file<B: AsMut<[u8]> + Send + 'static, T: Send + 'static>(
     file: File,
     mut at: u64,
-    mut pieces: Vec<B>,
-) -> object_store::Result<Vec<B>> {
+    pieces: Vec<B>,
+    mut look: impl FnMut(usize, &[u8]) -> T + Send + 'static,
+) -> object_store::Result<Vec<(B, T)>> {
     let read = tokio::task::spawn_blocking(move || {
-        for piece in &mut pieces {
-            let piece = piece.as_mut();
-            file.read_exact_at(piece, at)?;
-            at += piece.len() as u64;
-        }
-        Ok(pieces)
+        let read = pieces.into_iter().enumerate().map(|(place, mut piece)| {
+            let bytes = piece.as_mut();
+            file.read_exact_at(bytes, at)?;
+            at += bytes.len() as u64;
+            let seen = look(place, bytes);
+            Ok((piece, seen))
+        });
+        read.collect::<io::Result<Vec<_>>>()
     });
     let read = read
         .await

@@ -56,12 +56,17 @@ async fn conforms(store: &Store) {
     // Straight into place, over the border of a block, and not behind the end.
     let at = blocks.range(20).start - 3;
     let pieces = vec![vec![9; 3], vec![9; 1000]];
-    let pieces = store.read_into(name(2), at, pieces).await.unwrap();
+    let look = |place: usize, bytes: &[u8]| (place, bytes.to_vec());
+    let pieces = store.read_into(name(2), at, pieces, look).await.unwrap();
     let bytes = store.read(name(2), at..at + 1003).await.unwrap();
+    let seen: Vec<_> = pieces.iter().map(|(_, (place, _))| *place).collect();
+    assert_eq!(seen, [0, 1]);
+    assert!(pieces.iter().all(|(piece, (_, seen))| piece == seen));
+    let pieces: Vec<_> = pieces.into_iter().map(|(piece, _)| piece).collect();
     assert_eq!((pieces[0].len(), pieces.concat()), (3, bytes.to_vec()));
-    let behind = store.read_into(name(2), written.len - 1, vec![vec![0; 2]]);
+    let behind = store.read_into(name(2), written.len - 1, vec![vec![0; 2]], look);
     assert!(matches!(behind.await, Err(StoreError::Pack(_))));
-    let missing = store.read_into(name(9), 0, vec![vec![0; 2]]).await;
+    let missing = store.read_into(name(9), 0, vec![vec![0; 2]], look).await;
     assert!(matches!(missing, Err(StoreError::Missing(_))));
     let mut listed = store.list(1).await.unwrap();
     listed.sort();
