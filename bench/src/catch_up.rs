@@ -46,6 +46,8 @@ pub(crate) fn run(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()
     reference.wipe()?;
     reference.up(Mode::Durable)?;
     let theirs = Target::theirs("official, durable", reference);
+    // Its ports are open before it can create a scope.
+    driver.run(&theirs, "ready", &[("stream", new_stream()?)])?;
     let their_streams = write(&driver, &theirs, events, rounds)?;
     let bytes = (WARM_UP_EVENTS + events * rounds) * (SIZE + EVENT_HEADER as u64);
     until("the official server has moved its data", PATIENCE, || {
@@ -53,6 +55,7 @@ pub(crate) fn run(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()
     })?;
     reference.stop(Stop::Down)?;
     reference.up(Mode::Durable)?;
+    driver.run(&theirs, "ready", &[("stream", new_stream()?)])?;
 
     let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
     let mut both = [
