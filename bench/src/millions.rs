@@ -78,15 +78,15 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     ));
     drop(server);
     std::fs::remove_dir_all(&data)?;
-    let name = "1,000,000 segments created: RSS at most, MB";
+    let name = format!("{count} segments created: RSS at most, MB");
     let megabytes = peak as f64 / 1e6;
     bench
         .report
-        .figure(name, megabytes, Goal::AtMost(400.0), false)?;
+        .figure(&name, megabytes, Goal::AtMost(400.0), false)?;
     let typical = |starts: &[Start]| median(starts.iter().map(|start| start.acked).collect());
-    let name = "start with 1,000,000 segments / start without";
+    let name = format!("start with {count} segments / start without");
     let ratio = typical(&with) / typical(&without);
-    bench.report.figure(name, ratio, Goal::AtMost(1.2), false)
+    bench.report.figure(&name, ratio, Goal::AtMost(1.2), false)
 }
 
 fn segment(number: usize) -> String {

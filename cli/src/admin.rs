@@ -265,14 +265,30 @@ fn configure(config: &mut StreamConfig, options: StreamOptions) -> anyhow::Resul
         StreamConfig::check_tags(&tags).map_err(|error| usage(&error))?;
         config.tags = tags;
     }
+    let now = match config.scaling {
+        ScalingPolicy::ByRate {
+            unit,
+            target,
+            factor,
+            ..
+        } => Some((unit, target, factor)),
+        ScalingPolicy::Fixed { .. } => None,
+    };
     let rate = match (options.events_per_second, options.kib_per_second) {
         (Some(events), _) => Some((RateUnit::Events, events)),
         (_, Some(kib)) => Some((RateUnit::Kilobytes, kib)),
         (None, None) => None,
     };
-    if let Some((unit, target)) = rate {
+    let (factor, rate_now) = (
+        options.scale_factor,
+        now.map(|(unit, target, _)| (unit, target)),
+    );
+    if rate.is_some() || factor.is_some() {
+        let without = "--scale-factor needs --events-per-second or --kib-per-second";
+        let (unit, target) = rate.or(rate_now).ok_or_else(|| usage(&without))?;
+        let factor = factor.or(now.map(|(.., factor)| factor)).unwrap_or(2);
         let segments_min = config.scaling.segments_min();
-        let policy = ScalingPolicy::by_rate(unit, target, options.scale_factor, segments_min);
+        let policy = ScalingPolicy::by_rate(unit, target, factor, segments_min);
         config.scaling = policy.map_err(|error| usage(&error))?;
     }
     let retain = match (options.retain_ms, options.retain_bytes) {

@@ -375,9 +375,9 @@ pub(crate) struct StreamOptions {
     /// The same in KiB a second
     #[arg(long, value_name = "N")]
     pub(crate) kib_per_second: Option<u32>,
-    /// Into how many parts a hot segment is split at once, at most
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub(crate) scale_factor: u32,
+    /// Into how many parts a hot segment is split at once, at most [default: 2, or as it was]
+    #[arg(long, value_name = "N")]
+    pub(crate) scale_factor: Option<u32>,
     /// Keep at least this many milliseconds of events; more in `sarit stream retention`
     #[arg(long, value_name = "MS", conflicts_with = "retain_bytes")]
     pub(crate) retain_ms: Option<u64>,
@@ -437,7 +437,7 @@ Examples:
         /// SCOPE/STREAM
         stream: String,
         /// Split and merge only when told to
-        #[arg(long, conflicts_with_all = ["events_per_second", "kib_per_second"])]
+        #[arg(long, conflicts_with_all = ["events_per_second", "kib_per_second", "scale_factor"])]
         fixed: bool,
         #[command(flatten)]
         options: StreamOptions,

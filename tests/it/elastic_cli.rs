@@ -234,9 +234,32 @@ fn a_stream_follows_its_load_when_told_so_on_the_command_line() {
     let by_rate =
         serde_json::json!({"by": "events", "per_second": 1000, "factor": 4, "segments_min": 2});
     assert_eq!(scaling(), by_rate);
+    // What is not named stays as it is.
+    ask(
+        &cluster,
+        &["stream", "update", "s/t", "--events-per-second", "2000"],
+    );
+    assert_eq!(
+        (&scaling()["per_second"], &scaling()["factor"]),
+        (&2000.into(), &4.into())
+    );
+    ask(
+        &cluster,
+        &["stream", "update", "s/t", "--scale-factor", "3"],
+    );
+    assert_eq!(
+        (&scaling()["per_second"], &scaling()["factor"]),
+        (&2000.into(), &3.into())
+    );
     ask(&cluster, &["stream", "split", "s/t", "0"]);
     ask(&cluster, &["stream", "update", "s/t", "--fixed"]);
     assert_eq!(scaling(), serde_json::json!({"by": "hand", "segments": 3}));
+    let complaint = refuse(
+        &cluster,
+        &["stream", "update", "s/t", "--scale-factor", "3"],
+        2,
+    );
+    assert!(complaint.contains("--events-per-second"), "{complaint}");
     ask(
         &cluster,
         &["stream", "update", "s/t", "--kib-per-second", "64"],
