@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sarit_wal::FrameNo;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::export::Exports;
@@ -182,6 +182,11 @@ pub(crate) async fn last(shared: &Arc<Shared>) {
 /// Writes one checkpoint to the index, however often it takes; `None` if the container stops meanwhile. It
 /// stays under way until it is [settled](crate::state::Dirty::settled).
 async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
+    let mut turn = tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => return Ok(None),
+        turn = shared.memory.checkpoint() => turn,
+    };
     shared.checkpoints.bytes.store(0, Ordering::Relaxed);
     let started = Instant::now();
     let (applied, batch) = begin(shared).await;
@@ -194,7 +199,7 @@ async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
                 shared.state.write().dirty.give_back(batch);
                 return Ok(None);
             }
-            written = shared.index.checkpoint(&batch) => written,
+            written = in_turn(shared, &mut turn, &batch) => written,
         };
         match written {
             Ok(()) => break,
@@ -221,6 +226,19 @@ async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
         "checkpoint made"
     );
     Ok(Some(applied))
+}
+
+/// Tries once to write a batch, in the `turn` that there is or in a new one: nobody waits for repeated trials of others.
+async fn in_turn<'a>(
+    shared: &'a Shared,
+    turn: &mut Option<SemaphorePermit<'a>>,
+    batch: &Batch,
+) -> Result<(), Error> {
+    let _turn = match turn.take() {
+        Some(turn) => Some(turn),
+        None => shared.memory.checkpoint().await,
+    };
+    shared.index.checkpoint(batch).await
 }
 
 async fn begin(shared: &Shared) -> (Applied, Batch) {

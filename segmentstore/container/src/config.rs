@@ -91,7 +91,7 @@ impl Default for Config {
             waiters: 100_000,
             read_bytes: 2 << 20,
             checkpoint_bytes: 64 << 20,
-            checkpoint_segments: 20_000,
+            checkpoint_segments: 4_000,
             checkpoint_seconds: 60,
             export_seconds: 300,
             resident_segments: 10_000,

@@ -32,7 +32,7 @@ use crate::{Config, Container, Error, Indexes, MemoryBudget, checkpoint, export,
 const LOG_READS: usize = 4;
 
 /// Segments of one container brought back from the index at the same time.
-const LOADS: usize = 64;
+const LOADS: usize = 16;
 
 /// What a container needs from the process it lives in.
 #[derive(Clone, Debug)]

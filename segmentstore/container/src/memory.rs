@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::metrics::{CACHE_BYTES, CREDIT_WAITS, Count, PACK_CACHE_BYTES, TAIL_BYTES};
 use crate::pipeline::credit::{CONNECTION_BYTES, Shares, charge};
@@ -27,6 +27,9 @@ use crate::read::tail::Frames;
 
 /// What a reply may have without credit.
 const REPLY_WITHOUT_CREDIT: usize = 16 << 10;
+
+/// Checkpoints written at the same time.
+const CHECKPOINTS: usize = 1;
 
 /// The process's one memory budget. Clones are the same budget.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ struct Inner {
     blocks: Frames,
     packs: BlockCache,
     uploads: Arc<Semaphore>,
+    /// Checkpoints under way: what has changed lies in memory three times over while it is written.
+    checkpoints: Semaphore,
     /// Bytes of packs and of the log that replies on their way hold on to.
     replies: Arc<Semaphore>,
     /// Of each container by its owner: bytes that lie in the log only.
@@ -61,6 +66,7 @@ impl MemoryBudget {
             blocks: Frames::new(shares.blocks, CACHE_BYTES),
             packs: BlockCache::new(shares.packs, PACK_CACHE_BYTES),
             uploads: Arc::new(Semaphore::new(shares.uploads as usize)),
+            checkpoints: Semaphore::new(CHECKPOINTS),
             replies: Arc::new(Semaphore::new(charge(u64::MAX, shares.replies) as usize)),
             unflushed: Mutex::default(),
         }))
@@ -122,6 +128,12 @@ impl MemoryBudget {
     /// Returns the most bytes on their way to long-term storage.
     pub(crate) fn uploads_max(&self) -> u64 {
         self.0.shares.uploads
+    }
+
+    /// Waits for the turn to write a checkpoint, until what is returned is dropped. Cancel-safe.
+    pub(crate) async fn checkpoint(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.0.checkpoints.acquire().await.ok()
     }
 
     /// Takes credit for bytes on their way to long-term storage. Cancel-safe.

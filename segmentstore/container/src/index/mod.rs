@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sarit_env::Disk;
 use sarit_proto::ids::ContainerId;
 
@@ -29,23 +29,43 @@ pub use self::flat::SnapshotMemory;
 pub use self::slate::SlateStore;
 use crate::Error;
 
+/// Memory that short keys and values share: of a checkpoint of many segments, one by one, they would take twice as
+/// much, and leave it in pieces.
+const ROOM: usize = 16 << 10;
+/// Longest key or value that is moved there.
+const SHORT: usize = 256;
+
 /// Changes that take effect together. A later change of a key wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Batch {
     /// Keys with their new values; `None` removes.
     pub(crate) changes: Vec<(Bytes, Option<Bytes>)>,
     bytes: usize,
+    room: BytesMut,
 }
 
 impl Batch {
     pub(crate) fn put(&mut self, key: Bytes, value: Bytes) {
         self.bytes += key.len() + value.len();
-        self.changes.push((key, Some(value)));
+        let change = (self.moved(key), Some(self.moved(value)));
+        self.changes.push(change);
     }
 
     pub(crate) fn delete(&mut self, key: Bytes) {
         self.bytes += key.len();
-        self.changes.push((key, None));
+        let change = (self.moved(key), None);
+        self.changes.push(change);
+    }
+
+    fn moved(&mut self, bytes: Bytes) -> Bytes {
+        if bytes.len() > SHORT {
+            return bytes;
+        }
+        if self.room.capacity() < bytes.len() {
+            self.room = BytesMut::with_capacity(ROOM);
+        }
+        self.room.extend_from_slice(&bytes);
+        self.room.split().freeze()
     }
 
     /// Returns the bytes of all keys and values.

@@ -32,6 +32,9 @@ use crate::Error;
 
 /// Size at which a memtable is flushed by itself. Checkpoints flush before, unless they are larger.
 const MEMTABLE_BYTES: usize = 4 << 20;
+/// Size of the tables that the compactor writes. Each is held whole while it is written, and a lookup that meets one
+/// for the first time reads its filter.
+const TABLE_BYTES: usize = 4 << 20;
 /// How often a database looks for what its compactor should do, and for what other processes did to it,
 /// of which there are none: see `clock`.
 const POLL: Duration = Duration::from_secs(10);
@@ -163,7 +166,7 @@ pub(super) fn settings(poll: Duration) -> Settings {
                 max_concurrent_compactions: 1,
                 compactions_poll_interval: poll,
                 heartbeat_interval: WORKER_TIMEOUT / 4,
-                max_sst_size: 32 << 20,
+                max_sst_size: TABLE_BYTES,
                 max_fetch_tasks: 1,
                 bytes_to_fetch: 512 << 10,
                 max_subcompactions: 1,

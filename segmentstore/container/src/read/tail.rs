@@ -13,7 +13,7 @@ use crate::metrics::Level;
 use crate::state::Seeded;
 
 /// Memory of an entry beside its frame, about.
-const ENTRY_OVERHEAD: u64 = 200;
+const ENTRY_OVERHEAD: u64 = 320;
 
 /// Which container's frame: owners get a number of their own each time they open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

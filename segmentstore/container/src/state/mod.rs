@@ -32,7 +32,8 @@ use crate::operation::{Malformed, Operation, Placed, Run};
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     names: HashMap<Arc<str>, Sid, Seeded>,
-    segments: HashMap<Sid, Segment, Seeded>,
+    /// Each by itself: most of a table's places are empty after it has grown.
+    segments: HashMap<Sid, Box<Segment>, Seeded>,
     /// What is gone because it was merged.
     pub(crate) merged: Merged,
     /// Names known to be nobody's, which the index would say too.
@@ -111,13 +112,13 @@ impl State {
     }
 
     pub(crate) fn segment(&self, sid: Sid) -> Option<&Segment> {
-        self.segments.get(&sid)
+        self.segments.get(&sid).map(|segment| &**segment)
     }
 
     /// Returns a segment by its name.
     pub(crate) fn find(&self, name: &str) -> Option<(Sid, &Segment)> {
         let sid = self.sid(name)?;
-        self.segments.get(&sid).map(|segment| (sid, segment))
+        self.segment(sid).map(|segment| (sid, segment))
     }
 
     /// Returns the number of segments in memory.
@@ -129,7 +130,7 @@ impl State {
     pub(crate) fn segments(&self) -> impl Iterator<Item = (Sid, &Segment)> {
         let mut all: Vec<_> = self.segments.iter().collect();
         all.sort_unstable_by_key(|(sid, _)| **sid);
-        all.into_iter().map(|(sid, segment)| (*sid, segment))
+        all.into_iter().map(|(sid, segment)| (*sid, &**segment))
     }
 
     /// Returns how far it has come.
@@ -213,7 +214,8 @@ impl State {
     /// Writes down up to `count` segments of the checkpoint begun, and returns it when it is complete.
     pub(crate) fn take_checkpoint(&mut self, count: usize) -> Option<Batch> {
         let segments = &self.segments;
-        self.dirty.take(count, |sid| segments.get(&sid))
+        self.dirty
+            .take(count, |sid| segments.get(&sid).map(|segment| &**segment))
     }
 
     /// Puts a segment in place, as the index has it. What it needs of the log is counted here; what it
@@ -228,11 +230,11 @@ impl State {
             self.usage.mark(sid, true);
         }
         self.names.insert(segment.name.clone(), sid);
-        self.segments.insert(sid, segment);
+        self.segments.insert(sid, Box::new(segment));
     }
 
     /// Takes a segment out. Whether its bytes are still in use is for the caller to say.
-    fn remove(&mut self, sid: Sid) -> Result<Segment, Malformed> {
+    fn remove(&mut self, sid: Sid) -> Result<Box<Segment>, Malformed> {
         self.changing(sid)?;
         let mut segment = self.segments.remove(&sid).ok_or(NO_SEGMENT)?;
         self.names.remove(&segment.name);
