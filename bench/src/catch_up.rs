@@ -47,7 +47,7 @@ pub(crate) fn run(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()
     reference.up(Mode::Durable)?;
     let theirs = Target::theirs("official, durable", reference);
     // Its ports are open before it can create a scope.
-    driver.run(&theirs, "ready", &[("stream", new_stream()?)])?;
+    driver.ready(&theirs)?;
     let their_streams = write(&driver, &theirs, events, rounds)?;
     let bytes = (WARM_UP_EVENTS + events * rounds) * (SIZE + EVENT_HEADER as u64);
     until("the official server has moved its data", PATIENCE, || {
@@ -55,7 +55,7 @@ pub(crate) fn run(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()
     })?;
     reference.stop(Stop::Down)?;
     reference.up(Mode::Durable)?;
-    driver.run(&theirs, "ready", &[("stream", new_stream()?)])?;
+    driver.ready(&theirs)?;
 
     let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
     let mut both = [

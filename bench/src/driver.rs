@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use sarit_tests::cluster::{Cluster, Layout};
@@ -54,6 +55,11 @@ pub(crate) fn ours(bench: &Bench, data: &Path) -> anyhow::Result<(Cluster, Targe
     let target = Target::ours(bench, &server)?;
     Ok((server, target))
 }
+
+/// Streams of which, most likely, one lies in each of its four containers.
+const PLACES: usize = 8;
+/// Tries that it may take until each of them serves.
+const TRIES: u32 = 5;
 
 /// The compiled driver.
 pub(crate) struct Driver {
@@ -115,6 +121,25 @@ impl Driver {
         let last = text.lines().rev().find(|line| line.starts_with('{'));
         serde_json::from_str(last.context("the Java driver printed no JSON")?)
             .with_context(|| format!("read {text}"))
+    }
+}
+
+impl Driver {
+    /// Waits until the official server creates streams and serves enough of them, which is later than its ports
+    /// are open: each of its containers begins by itself.
+    pub(crate) fn ready(&self, target: &Target) -> anyhow::Result<()> {
+        for attempt in 1.. {
+            let made = (0..PLACES).try_for_each(|_| {
+                let stream = [("stream", new_stream()?)];
+                self.run(target, "ready", &stream).map(drop)
+            });
+            match made {
+                Err(error) if attempt == TRIES => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_secs(5)),
+                Ok(()) => break,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -68,6 +68,7 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     reference.wipe()?;
     reference.up(Mode::Durable)?;
     let durable = Target::theirs("official, durable", reference);
+    java.driver.ready(&durable)?;
     java.warm_up([&ours, &durable])?;
     let report = &mut bench.report;
     let [our_ingest, their_ingest] = java.alternate(report, [&ours, &durable], INGEST, rounds)?;
@@ -77,6 +78,7 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     reference.wipe()?;
     reference.up(Mode::Memory)?;
     let memory = Target::theirs("official, in memory", reference);
+    java.driver.ready(&memory)?;
     java.warm_up([&memory])?;
     let [our_small, their_small] = java.alternate(report, [&ours, &memory], SMALL, rounds)?;
     reference.stop(Stop::Kill)?;
