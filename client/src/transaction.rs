@@ -60,7 +60,9 @@ impl TransactionWriter {
         });
         let events = self.client.open_writer(&owners, topology)?;
         let stop = CancellationToken::new();
-        let pinging = keep_open(controller.clone(), self.stream.clone(), id, self.lease_ms);
+        let (pings, stream, lease_ms) = (controller.clone(), self.stream.clone(), self.lease_ms);
+        let ping = async move || pings.ping_transaction(&stream, id, lease_ms).await;
+        let pinging = keep_open(ping, id, lease_ms);
         self.client.beside(stop.clone(), pinging);
         Ok(Transaction {
             id,
@@ -74,30 +76,32 @@ impl TransactionWriter {
     }
 }
 
-/// Pings three times in a lease, so that one lost ping does not end it.
-async fn keep_open(
-    controller: Controller,
-    stream: ScopedStream,
-    transaction: TransactionId,
-    lease_ms: u64,
-) {
+/// Pings three times in a lease, and again at once where no answer comes, so that lost pings do not end it.
+async fn keep_open<P>(ping: P, transaction: TransactionId, lease_ms: u64)
+where
+    P: AsyncFn() -> Result<TransactionStatus, Error>,
+{
+    let part = Duration::from_millis(lease_ms / 6);
+    let mut pause = 2 * part;
     loop {
-        tokio::time::sleep(Duration::from_millis(lease_ms / 3)).await;
-        match controller
-            .ping_transaction(&stream, transaction, lease_ms)
-            .await
-        {
-            Ok(TransactionStatus::Open) => {}
-            Ok(status) => {
+        tokio::time::sleep(pause).await;
+        pause = 2 * part;
+        match tokio::time::timeout(part, ping()).await {
+            Ok(Ok(TransactionStatus::Open)) => {}
+            Ok(Ok(status)) => {
                 tracing::debug!(%transaction, %status, "transaction needs no more pings");
                 return;
             }
             // The writer will be told when it commits.
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::debug!(%transaction, %error, "transaction cannot be kept open");
                 if !error.is_retryable() {
                     return;
                 }
+            }
+            Err(_) => {
+                tracing::debug!(%transaction, "no answer to a ping");
+                pause = Duration::ZERO;
             }
         }
     }
@@ -288,3 +292,30 @@ impl Topology for Segments {
 /// How long to wait at first before asking again whether a commit is done: a few syncs.
 const ASK_AGAIN_MIN: Duration = Duration::from_millis(2);
 const ASK_AGAIN_MAX: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_without_an_answer_is_repeated_before_the_lease_ends() {
+        const LEASE_MS: u64 = 12_000;
+        let (begin, calls) = (Instant::now(), Cell::new(0));
+        let ping = async || {
+            calls.set(calls.get() + 1);
+            match calls.get() {
+                1 => std::future::pending().await,
+                2 => assert!(begin.elapsed() < Duration::from_millis(LEASE_MS)),
+                _ => return Ok(TransactionStatus::Aborted),
+            }
+            Ok(TransactionStatus::Open)
+        };
+        keep_open(ping, TransactionId(1), LEASE_MS).await;
+        assert_eq!(calls.get(), 3);
+        assert_eq!(begin.elapsed(), Duration::from_millis(10_000));
+    }
+}

@@ -23,7 +23,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use sarit_env::{Net, NetStream};
-use sarit_proto::wire::{self, Command, Encoder, FrameDecoder, Reply, command};
+use sarit_proto::wire::{
+    self, Command, Encoder, FrameDecoder, HEADER, PAYLOAD_MAX, Reply, command,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -201,6 +203,13 @@ impl Connection {
             request_id,
             shared: Arc::clone(&self.shared),
         };
+        // The peer would end the connection, for all who use it.
+        let bytes = command.encoded_len();
+        if bytes > HEADER + PAYLOAD_MAX {
+            let message =
+                format!("{bytes} bytes in one request, at most {PAYLOAD_MAX} are allowed");
+            return Err(Unsent(Error::Refused { what, message }));
+        }
         // A closed queue means that the task has failed every route, this one too.
         let _ = self.outgoing.send(command);
         Ok((what, pending))
@@ -224,7 +233,7 @@ impl Connection {
     }
 }
 
-/// A request that was not sent because the connection had ended: repeating it is always safe.
+/// A request that was not sent, since the connection had ended or it is too large for any: nothing was done.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Unsent(pub Error);
@@ -275,6 +284,11 @@ impl Link {
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
         self.connection.endpoint()
+    }
+
+    /// Whether its connection has ended. If not, the end will be told by a reply.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.connection.is_closed()
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each address has a fixed number of places. A caller gets the least loaded open connection, or opens
 //! one where a place is free and every open one is in use. Callers that wait for the same attempt share
-//! its failure: a dead host costs one timeout, not one per caller. Nothing is retried here.
+//! its failure: a dead host costs one timeout, not one per caller. Nothing is retried here; where no further
+//! connection is to be had, an open one is shared.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,7 +57,7 @@ impl Pool {
     /// Returns a connection to `endpoint`. Cancel-safe.
     ///
     /// # Errors
-    /// Those of [`Connection::open`].
+    /// Those of [`Connection::open`], if none is open.
     pub async fn get(&self, endpoint: &Endpoint) -> Result<Connection, Error> {
         let places = Arc::clone(self.0.places.lock().entry(endpoint.clone()).or_insert_with(
             || {
@@ -67,7 +68,12 @@ impl Pool {
                 )
             },
         ));
-        let place = choose(&places);
+        let opened = self.open(endpoint, choose(&places)).await;
+        // No further one is to be had: those that are open serve all.
+        opened.or_else(|error| least_loaded(&places).ok_or(error))
+    }
+
+    async fn open(&self, endpoint: &Endpoint, place: &Place) -> Result<Connection, Error> {
         let seen = place.attempts.load(Ordering::Acquire);
         let mut failure = place.opening.lock().await;
         if let Some(open) = place.open_connection() {
@@ -104,6 +110,11 @@ impl Place {
             .filter(|connection| !connection.is_closed())
             .cloned()
     }
+}
+
+fn least_loaded(places: &[Place]) -> Option<Connection> {
+    let open = places.iter().filter_map(Place::open_connection);
+    open.min_by_key(Connection::load)
 }
 
 /// An idle open connection, else a free place, else the least loaded connection.

@@ -1,3 +1,5 @@
+use bytes::Bytes;
+use sarit_proto::wire::field::{TableEntry, TableKey, TableValue};
 use sarit_proto::wire::reply;
 
 use super::testing::{Peer, Peers, PipeNet, endpoint};
@@ -192,6 +194,60 @@ async fn the_pool_shares_a_busy_connection_only_when_its_places_are_taken() {
         Arc::ptr_eq(&first.shared, &third.shared),
         "the least loaded"
     );
+}
+
+#[tokio::test]
+async fn an_open_connection_is_shared_where_no_further_one_is_to_be_had() {
+    let (net, mut peers) = PipeNet::new();
+    let pool = net.pool(ConnectionConfig::default());
+    let address = endpoint();
+    let (first, _peer) = tokio::join!(pool.get(&address), peers.accept());
+    let first = first.expect("it connects");
+    let (replies, _inbox) = mpsc::unbounded_channel();
+    let _busy = first.attach(0, replies).expect("it is open");
+    net.refuse(u32::MAX);
+    let second = pool.get(&address).await.expect("one is open");
+    assert!(Arc::ptr_eq(&first.shared, &second.shared));
+    first.close();
+    while !first.is_closed() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(
+        pool.get(&address).await,
+        Err(Error::Connect { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_request_that_no_frame_can_carry_is_not_sent() {
+    let (_pool, _peers, connection, mut peer) = connected(ConnectionConfig::default()).await;
+    let sent = connection.call(|request_id| {
+        let entry = TableEntry {
+            key: TableKey {
+                key: Bytes::from_static(b"k"),
+                version: TableKey::NO_VERSION,
+            },
+            value: TableValue(Bytes::from(vec![0; 17 << 20])),
+        };
+        command::UpdateTableEntries {
+            request_id,
+            segment: "s/t/0".to_owned(),
+            token: String::new(),
+            entries: vec![entry],
+            expected_length: -1,
+        }
+        .into()
+    });
+    let refused = sent.await;
+    assert!(matches!(refused, Err(Unsent(Error::Refused { .. }))));
+    assert_eq!(connection.load(), 0);
+    let server = async {
+        let id = request_id(&mut peer).await;
+        peer.send(sealed(id)).await;
+        peer
+    };
+    let (answer, _peer) = tokio::join!(connection.call(seal), server);
+    assert!(matches!(answer, Ok(Ok(Reply::SegmentSealed(_)))));
 }
 
 #[tokio::test]

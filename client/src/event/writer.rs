@@ -191,4 +191,6 @@ impl Future for Ack {
 const EVENT_OVERHEAD: usize = 128;
 
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sarit_proto::ids::{SegmentId, WriterId};
@@ -9,6 +10,7 @@ use sarit_proto::key_range::KeyPosition;
 use sarit_proto::wire::{Reply, command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{Memory, Parts, Router};
 use crate::Error;
@@ -61,6 +63,8 @@ struct Slot {
     tag: u64,
     /// Present unless an attempt to connect has it.
     backoff: Option<Backoff>,
+    /// Since when the present link, or the last one, was there.
+    linked: Option<Instant>,
 }
 
 /// Events accepted between two flushes.
@@ -124,6 +128,8 @@ impl Task {
                 error
             }
         };
+        // What is known to be durable is not in doubt, whatever came behind it.
+        self.complete();
         self.fail(&error);
         inputs.close();
         while let Some(input) = inputs.recv().await {
@@ -249,6 +255,7 @@ impl Task {
             writer: SegmentWriter::new(id, self.parts.config.writer.clone(), self.metrics.clone()),
             tag: 0,
             backoff: Some(Backoff::new(&self.parts.config.retry, &self.parts.rng)),
+            linked: None,
         };
         self.slots.insert(segment, slot);
         self.connect(segment, None);
@@ -298,6 +305,11 @@ impl Task {
             }
             Next::Reconnect(error) => {
                 self.metrics.reconnects.increment(1);
+                // It was there for long, be it that a full store acknowledged nothing: this failure has
+                // nothing to do with the one before.
+                if slot.linked.is_some_and(|at| at.elapsed() >= LINKED_MIN) {
+                    slot.backoff = Some(Backoff::new(&self.parts.config.retry, &self.parts.rng));
+                }
                 self.connect(segment, Some(error));
                 Ok(())
             }
@@ -332,10 +344,17 @@ impl Task {
                 debug_assert_eq!(slot.tag, tag, "one attempt at a time");
                 slot.backoff = Some(backoff);
                 match link? {
+                    // What ended it has been told already, when nobody knew of the link.
+                    Linked::Ready { link, .. } if link.is_closed() => {
+                        let endpoint = link.endpoint().clone();
+                        let reason = "it ended while the writer was set up".to_owned();
+                        self.connect(segment, Some(Error::Disconnected { endpoint, reason }));
+                    }
                     Linked::Ready {
                         link,
                         last_event_number,
                     } => {
+                        slot.linked = Some(Instant::now());
                         slot.writer
                             .connected(link, last_event_number, &mut self.done);
                         // Nothing is owed, so nothing will be acknowledged: this was what could be
@@ -499,11 +518,12 @@ impl Attempt {
     }
 
     /// Asks for the writer's last durable event number. The server answers after everything it accepted
-    /// from this writer before, on whatever connection.
+    /// from this writer before, on whatever connection; while it is full that takes as long as that, so only the end of
+    /// the connection ends the wait.
     async fn once(&self) -> Result<Linked, Error> {
         let endpoint = self.locate.locate(&self.segment).await?;
         let connection = self.pool.get(&endpoint).await?;
-        let set_up = connection.call(|request_id| {
+        let set_up = connection.start(|request_id| {
             command::SetupAppend {
                 request_id,
                 writer_id: self.writer,
@@ -512,7 +532,8 @@ impl Attempt {
             }
             .into()
         });
-        match set_up.await.map_err(|unsent| unsent.0)?? {
+        let (_, answer) = set_up.map_err(|unsent| unsent.0)?;
+        match answer.await? {
             Reply::AppendSetup(set_up) => Ok(Linked::Ready {
                 link: connection
                     .attach(self.tag, self.replies.clone())
@@ -530,5 +551,7 @@ impl Attempt {
     }
 }
 
+/// A link that ends after this long was a good one.
+const LINKED_MIN: Duration = Duration::from_secs(10);
 /// Taken together from each inbox: large enough to fill an append, small enough to stay fair.
 const INPUTS_PER_TURN: usize = 512;
