@@ -4,10 +4,12 @@
 //! batch, notes the end in the log, and only when that is durable cuts the log, in the one place that
 //! does. A checkpoint that cannot be written is repeated; nothing waits for it but the space in the log.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use sarit_wal::FrameNo;
 use tokio::sync::{Notify, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -29,6 +31,9 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 const HURRY: Duration = Duration::from_secs(1);
 /// How long the last checkpoint may delay a stop; without it the next start replays more.
 const LAST: Duration = Duration::from_secs(15);
+
+/// How long one container has the turn to write a checkpoint, and how long it waits for it.
+const TURN_MOST: Duration = Duration::from_secs(5);
 
 /// What tells when a checkpoint is due.
 #[derive(Debug, Default)]
@@ -185,8 +190,10 @@ async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
     let mut turn = tokio::select! {
         biased;
         () = shared.stopping.cancelled() => return Ok(None),
-        turn = shared.memory.checkpoint() => turn,
+        turn = turn(shared) => turn,
     };
+    // What told about changes while it waited told about this one. Told again by the next change, if need be.
+    let _ = shared.checkpoints.due.notified().now_or_never();
     shared.checkpoints.bytes.store(0, Ordering::Relaxed);
     let started = Instant::now();
     let (applied, batch) = begin(shared).await;
@@ -234,11 +241,23 @@ async fn in_turn<'a>(
     turn: &mut Option<SemaphorePermit<'a>>,
     batch: &Batch,
 ) -> Result<(), Error> {
-    let _turn = match turn.take() {
+    let turn = match turn.take() {
         Some(turn) => Some(turn),
-        None => shared.memory.checkpoint().await,
+        None => self::turn(shared).await,
     };
-    shared.index.checkpoint(batch).await
+    let mut writing = pin!(shared.index.checkpoint(batch));
+    tokio::select! {
+        biased;
+        written = &mut writing => return written,
+        () = tokio::time::sleep(TURN_MOST) => drop(turn),
+    }
+    writing.await
+}
+
+/// Waits for the turn, but not for ever: an index that hangs must not keep others from cutting their logs.
+async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
+    let turn = timeout(TURN_MOST, shared.memory.checkpoint()).await;
+    turn.ok().flatten()
 }
 
 async fn begin(shared: &Shared) -> (Applied, Batch) {

@@ -24,7 +24,7 @@ use crate::pipeline::{Filler, Request, Wish};
 use crate::read::reader;
 use crate::read::turns::{Turn, Turns};
 use crate::shared::Shared;
-use crate::state::{Seeded, Segment};
+use crate::state::{Seeded, Segment, check_sources};
 use crate::tables::{Delta, Page, Table};
 use crate::{
     Appender, AttributeUpdate, Config, ContainerStats, Error, Kind, Outcomes, Parts, Read, Running,
@@ -197,6 +197,8 @@ impl Container {
         target: &str,
         sources: &[String],
     ) -> Result<Vec<Offset>, Error> {
+        // Before their names are brought to memory.
+        check_sources(sources.len())?;
         let sources = sources.iter().map(|source| source.as_str().into());
         let (sources, lenient) = (sources.collect(), true);
         let updates = Vec::new();

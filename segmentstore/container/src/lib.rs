@@ -50,4 +50,5 @@ pub use memory::{ConnectionCredit, MemoryBudget, MemoryUsage, Permit};
 pub use read::turns::{Turn, Turns};
 pub use rebuild::{Rebuilt, rebuild};
 pub use sarit_proto::ids::Offset;
+pub use state::operation_bytes_max;
 pub use tables::{Delta, Page};

@@ -37,6 +37,8 @@ pub(crate) struct Appends {
     /// Only looked up, never iterated.
     by_writer: HashMap<WriterId, usize>,
     writers_max: usize,
+    /// What fits in a frame of the log.
+    append_bytes_max: usize,
     /// Rises with every set-up and append, to tell which writers have been idle longest.
     turn: u64,
     in_flight: usize,
@@ -109,12 +111,14 @@ pub(crate) enum Taken {
 }
 
 impl Appends {
-    pub(crate) fn new(writers_max: usize, meters: Meters) -> Self {
+    /// Takes at most `writers_max` writers, and appends of at most `append_bytes_max`.
+    pub(crate) fn new(writers_max: usize, append_bytes_max: usize, meters: Meters) -> Self {
         Self {
             bindings: Vec::new(),
             free: Vec::new(),
             by_writer: HashMap::new(),
             writers_max,
+            append_bytes_max,
             turn: 0,
             in_flight: 0,
             gathering: Vec::new(),
@@ -173,7 +177,7 @@ impl Appends {
             return Taken::Closed(None, Close::NotSetUp);
         };
         self.turn += 1;
-        let turn = self.turn;
+        let (turn, most) = (self.turn, self.append_bytes_max);
         let binding = self.at(place);
         binding.turn = turn;
         if let State::Failed(refusal) = &binding.state {
@@ -188,6 +192,17 @@ impl Appends {
                 event_number: append.event_number,
             };
             return Taken::Closed(Some(reply.into()), Close::EventNumber);
+        }
+        if append.data.len() > most {
+            // Refused by its container it would leave a gap: what follows it would be there by then.
+            let bytes = append.data.len();
+            let message = format!("an append of {bytes} bytes, at most {most} are possible");
+            let refusal = Refused::illegal_argument(append.request_id, &binding.segment, message);
+            if binding.window.iter().any(|next| next.kind == Kind::Setup) {
+                return Taken::Closed(Some(refusal), Close::TooLarge);
+            }
+            binding.state = State::Failed(Box::new(refusal.clone()));
+            return Taken::Refused(refusal);
         }
         binding.seen = append.event_number;
         if let Some(meter) = &binding.meter {

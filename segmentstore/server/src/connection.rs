@@ -66,6 +66,8 @@ const BURIAL_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Shared {
     pub(crate) host: Arc<Host>,
     pub(crate) limits: Limits,
+    /// Most bytes of one append.
+    pub(crate) append_bytes_max: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) meters: Meters,
     /// For the names of transient segments.
@@ -139,7 +141,11 @@ impl Connection {
             input: Input::new(read, credit, shared.metrics.clone(), frame_time),
             write,
             out: Encoder::default(),
-            appends: Appends::new(shared.limits.writers, shared.meters.clone()),
+            appends: Appends::new(
+                shared.limits.writers,
+                shared.append_bytes_max,
+                shared.meters.clone(),
+            ),
             outcomes,
             outcomes_to,
             appenders: Vec::new(),

@@ -226,6 +226,7 @@ impl Store {
         let shared = Shared {
             host: inspect.host.clone(),
             limits: config.limits.clone(),
+            append_bytes_max: sarit_container::operation_bytes_max(config.wal.frame_bytes_max),
             metrics,
             meters: inspect.meters.clone(),
             rng: parts.rng.split(),

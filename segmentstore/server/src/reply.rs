@@ -38,6 +38,9 @@ pub(crate) enum Close {
     /// An append of a writer that was never set up here.
     #[error("append without set-up")]
     NotSetUp,
+    /// An append larger than any frame of the log, of a writer that is still being set up.
+    #[error("append too large")]
+    TooLarge,
     /// An event number went backwards.
     #[error("event number went backwards")]
     EventNumber,
@@ -67,6 +70,7 @@ impl Close {
             Self::Version { .. } => "version",
             Self::NotSetUp => "not_set_up",
             Self::EventNumber => "event_number",
+            Self::TooLarge => "too_large",
             Self::FrameTimeout => "frame_timeout",
             Self::Stalled => "stalled",
             Self::Stopping => "stopping",

@@ -132,7 +132,10 @@ impl std::fmt::Debug for SnapshotIndex {
 pub(crate) fn apply(entries: &mut Entries, batch: &Batch) {
     for (key, value) in &batch.changes {
         match value {
-            Some(value) => entries.insert(key.clone(), value.clone()),
+            // Of their own: a batch's share memory, and these stay.
+            Some(value) => {
+                entries.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
+            }
             None => entries.remove(key),
         };
     }

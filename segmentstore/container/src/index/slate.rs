@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::RwLock;
 use sarit_env::Clock;
 use sarit_proto::ids::ContainerId;
 use slatedb::config::{
@@ -32,6 +33,9 @@ use crate::Error;
 
 /// Size at which a memtable is flushed by itself. Checkpoints flush before, unless they are larger.
 const MEMTABLE_BYTES: usize = 4 << 20;
+/// What may wait to be flushed; a checkpoint waits while there is as much. One that could not be flushed in time is
+/// written once more when it is repeated.
+const UNFLUSHED_BYTES: usize = 64 << 20;
 /// Size of the tables that the compactor writes. Each is held whole while it is written, and a lookup that meets one
 /// for the first time reads its filter.
 const TABLE_BYTES: usize = 4 << 20;
@@ -122,6 +126,16 @@ impl SlateStore {
     }
 
     pub(crate) async fn open(&self, container: ContainerId) -> Result<SlateIndex, Error> {
+        let db = self.open_db(container).await?;
+        Ok(SlateIndex {
+            store: self.clone(),
+            container,
+            db: RwLock::new(db),
+            opening: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    async fn open_db(&self, container: ContainerId) -> Result<Db, Error> {
         let path = format!("index/{container}");
         let clock = Forward::new(self.clock.clone(), &path, &self.objects).await?;
         let opening = Db::builder(path, self.objects.clone())
@@ -129,8 +143,7 @@ impl SlateStore {
             .with_system_clock(Arc::new(clock))
             .with_db_cache(self.cache.clone(), u64::from(container.0))
             .build();
-        let db = limited("open", OPEN_TIMEOUT, opening).await?;
-        Ok(SlateIndex { db })
+        limited("open", OPEN_TIMEOUT, opening).await
     }
 }
 
@@ -145,6 +158,7 @@ pub(super) fn settings(poll: Duration) -> Settings {
     Settings {
         // Only checkpoints flush.
         flush_interval: None,
+        max_unflushed_bytes: UNFLUSHED_BYTES,
         wal_enabled: false,
         manifest_poll_interval: poll,
         manifest_update_timeout: FLUSH_TIMEOUT,
@@ -194,16 +208,53 @@ pub(super) fn settings(poll: Duration) -> Settings {
 
 /// One container's database.
 pub(crate) struct SlateIndex {
-    db: Db,
+    store: SlateStore,
+    container: ContainerId,
+    db: RwLock<Db>,
+    opening: tokio::sync::Mutex<()>,
+}
+
+impl SlateIndex {
+    /// Returns the database, opened again if it has given up: it does so for good when one of its tasks meets more
+    /// failures than it repeats, as on a disk that is full for a while. What checkpoints have written is there again.
+    /// One that others took over, or that we closed, stays closed.
+    async fn db(&self) -> Result<Db, Error> {
+        let db = self.db.read().clone();
+        if !gave_up(&db) {
+            return Ok(db);
+        }
+        let _one = self.opening.lock().await;
+        let db = self.db.read().clone();
+        if !gave_up(&db) {
+            return Ok(db);
+        }
+        let db = self.store.open_db(self.container).await?;
+        tracing::warn!(container = %self.container, "the index had given up and was opened again");
+        *self.db.write() = db.clone();
+        Ok(db)
+    }
+}
+
+#[cfg(test)]
+impl SlateIndex {
+    pub(super) fn gave_up(&self) -> bool {
+        gave_up(&self.db.read())
+    }
+}
+
+/// Whether a database ended by itself, and nobody else has it.
+fn gave_up(db: &Db) -> bool {
+    match db.status().close_reason {
+        None | Some(CloseReason::Clean | CloseReason::Fenced) => false,
+        Some(_) => true,
+    }
 }
 
 #[async_trait]
 impl Index for SlateIndex {
     async fn get(&self, key: Bytes) -> Result<Option<Bytes>, Error> {
-        self.db
-            .get(key)
-            .await
-            .map_err(|error| failed("get", &error))
+        let db = self.db().await?;
+        db.get(key).await.map_err(|error| failed("get", &error))
     }
 
     async fn scan(&self, range: Range<Bytes>, count: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
@@ -212,7 +263,8 @@ impl Index for SlateIndex {
         if range.is_empty() {
             return Ok(found);
         }
-        let mut iterator = self.db.scan(range).await.map_err(failed)?;
+        let db = self.db().await?;
+        let mut iterator = db.scan(range).await.map_err(failed)?;
         while found.len() < count
             && let Some(entry) = iterator.next().await.map_err(failed)?
         {
@@ -229,15 +281,14 @@ impl Index for SlateIndex {
                 None => write.delete(key),
             }
         }
+        let db = self.db().await?;
         let flushed = async {
             if !write.is_empty() {
                 let options = WriteOptions::default();
-                self.db.write_with_options(write, &options).await?;
+                db.write_with_options(write, &options).await?;
             }
             let flush_type = FlushType::MemTable;
-            self.db
-                .flush_with_options(FlushOptions { flush_type })
-                .await
+            db.flush_with_options(FlushOptions { flush_type }).await
         };
         limited("checkpoint", FLUSH_TIMEOUT, flushed).await
     }
@@ -245,7 +296,8 @@ impl Index for SlateIndex {
     async fn close(&self) {
         // What no checkpoint waited for need not be there.
         let options = CloseOptions::default().with_flush_type(None);
-        let closing = self.db.close_with_options(options);
+        let db = self.db.read().clone();
+        let closing = db.close_with_options(options);
         if let Err(error) = limited("close", CLOSE_TIMEOUT, closing).await {
             tracing::debug!(%error, "an index was not closed in order");
         }

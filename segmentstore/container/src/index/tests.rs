@@ -234,6 +234,42 @@ async fn what_cannot_be_written_is_an_error_within_the_limit() {
     );
 }
 
+/// The database ends for good when the disk is full for longer than it tries; the container must not need a restart.
+#[tokio::test(start_paused = true)]
+async fn a_database_that_gave_up_is_opened_again() {
+    let objects = Arc::new(stuck::Stuck::default());
+    let store: Arc<dyn ObjectStore> = objects.clone();
+    let store = SlateStore::new(store, 1 << 20, Clock::from_fn(|| 1_700_000_000_000));
+    let index = store.open(CONTAINER).await.unwrap();
+    for number in 0..8 {
+        let mut batch = Batch::default();
+        batch.put(key(number), "early".into());
+        index.checkpoint(&batch).await.unwrap();
+    }
+    objects.refuse(true);
+    let begin = Instant::now();
+    while !index.gave_up() {
+        assert!(begin.elapsed() < Duration::from_secs(600), "it goes on");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(
+        index.get(key(1)).await.is_err(),
+        "nothing can be opened now"
+    );
+    objects.refuse(false);
+    for number in 0..8 {
+        let value = index.get(key(number)).await.unwrap();
+        assert_eq!(value.as_deref(), Some(&b"early"[..]));
+    }
+    let mut batch = Batch::default();
+    batch.put(key(1), "late".into());
+    index.checkpoint(&batch).await.unwrap();
+    let value = index.get(key(1)).await.unwrap();
+    assert_eq!(value.as_deref(), Some(&b"late"[..]));
+    index.close().await;
+    assert!(index.get(key(1)).await.is_err(), "closed is closed");
+}
+
 /// Conditions 3, 5, 6 and 7: what else was chosen.
 #[test]
 fn the_database_is_set_up_as_decided() {
@@ -279,6 +315,7 @@ mod stuck {
     pub(super) struct Stuck {
         inner: InMemory,
         stuck: AtomicBool,
+        refuses: AtomicBool,
     }
 
     impl Stuck {
@@ -286,10 +323,21 @@ mod stuck {
             self.stuck.store(stuck, Ordering::Relaxed);
         }
 
-        async fn wait(&self) {
+        /// Has writes fail.
+        pub(super) fn refuse(&self, refuses: bool) {
+            self.refuses.store(refuses, Ordering::Relaxed);
+        }
+
+        async fn wait(&self) -> Result<()> {
             if self.stuck.load(Ordering::Relaxed) {
                 std::future::pending().await
             }
+            if self.refuses.load(Ordering::Relaxed) {
+                let source = "no space left".into();
+                let store = "full";
+                return Err(slatedb::object_store::Error::Generic { store, source });
+            }
+            Ok(())
         }
     }
 
@@ -307,7 +355,7 @@ mod stuck {
             what: PutPayload,
             how: PutOptions,
         ) -> Result<PutResult> {
-            self.wait().await;
+            self.wait().await?;
             self.inner.put_opts(at, what, how).await
         }
 
@@ -316,7 +364,7 @@ mod stuck {
             at: &Path,
             how: PutMultipartOptions,
         ) -> Result<Box<dyn MultipartUpload>> {
-            self.wait().await;
+            self.wait().await?;
             self.inner.put_multipart_opts(at, how).await
         }
 

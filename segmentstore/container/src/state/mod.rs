@@ -17,7 +17,8 @@ pub(crate) mod writers;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-pub(crate) use admit::Speculation;
+pub use admit::operation_bytes_max;
+pub(crate) use admit::{Speculation, check_sources};
 pub(crate) use dirty::Dirty;
 pub(crate) use hash::Seeded;
 pub(crate) use merge::{Merged, source_hash};

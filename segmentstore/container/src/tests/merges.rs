@@ -29,7 +29,12 @@ async fn open(memory: &Memory, index: &SnapshotMemory) -> (Container, Running) {
         storage: None,
     };
     let wal = Wal::memory(memory);
-    let opened = Container::open(ContainerId(3), &wal, parts, Config::default()).await;
+    // Frames are counted: none are to be of checkpoints.
+    let config = Config {
+        checkpoint_segments: usize::MAX,
+        ..Config::default()
+    };
+    let opened = Container::open(ContainerId(3), &wal, parts, config).await;
     opened.unwrap()
 }
 

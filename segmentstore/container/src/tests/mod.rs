@@ -4,3 +4,4 @@ mod absent;
 mod histories;
 mod merges;
 mod model;
+mod turns;

@@ -6,13 +6,14 @@ use super::*;
 
 const HERE: ContainerId = ContainerId(0);
 const WRITER: WriterId = WriterId(7);
+const APPEND_BYTES_MAX: usize = 1_000;
 
 struct Client(Appends);
 
 impl Client {
     /// A connection whose writer is set up and had `last` as its last event.
     fn set_up_at(last: i64) -> Self {
-        let mut client = Self(Appends::new(10, Meters::default()));
+        let mut client = Self(Appends::new(10, APPEND_BYTES_MAX, Meters::default()));
         let token = client.set_up("s/a/0", 1);
         let replies = client.complete([(
             token,
@@ -311,7 +312,7 @@ fn a_number_that_goes_back_ends_the_connection_with_an_answer() {
 
 #[test]
 fn an_append_without_set_up_ends_the_connection() {
-    let mut client = Client(Appends::new(10, Meters::default()));
+    let mut client = Client(Appends::new(10, APPEND_BYTES_MAX, Meters::default()));
     assert!(matches!(
         client.take(1, None),
         Taken::Closed(None, Close::NotSetUp)
@@ -344,7 +345,7 @@ fn a_writer_that_moves_to_another_segment_keeps_what_is_under_way() {
 
 #[test]
 fn a_set_up_of_a_missing_segment_is_answered_and_binds_nothing() {
-    let mut client = Client(Appends::new(10, Meters::default()));
+    let mut client = Client(Appends::new(10, APPEND_BYTES_MAX, Meters::default()));
     let token = client.set_up("s/a/0", 1);
     let missing = || Err(Error::NoSuchSegment("s/a/0".into()));
     client.append(1);
@@ -361,7 +362,7 @@ fn a_set_up_of_a_missing_segment_is_answered_and_binds_nothing() {
 
 #[test]
 fn a_container_that_does_not_start_refuses_by_reply() {
-    let mut client = Client(Appends::new(10, Meters::default()));
+    let mut client = Client(Appends::new(10, APPEND_BYTES_MAX, Meters::default()));
     let token = client.set_up("s/a/0", 1);
     client.append(1);
     let mut replies = Vec::new();
@@ -392,7 +393,7 @@ fn set_up_another(client: &mut Client, writer: u128) -> Taken {
 
 #[test]
 fn writers_at_work_beyond_the_limit_are_refused_by_reply() {
-    let mut client = Client(Appends::new(1, Meters::default()));
+    let mut client = Client(Appends::new(1, APPEND_BYTES_MAX, Meters::default()));
     client.set_up("s/a/0", 1);
     let refused = set_up_another(&mut client, 8);
     assert!(matches!(refused, Taken::Refused(Reply::ErrorMessage(_))));
@@ -401,7 +402,7 @@ fn writers_at_work_beyond_the_limit_are_refused_by_reply() {
 #[test]
 fn beyond_the_limit_those_idle_longest_are_forgotten_and_none_that_waits() {
     const LIMIT: usize = 8;
-    let mut client = Client(Appends::new(LIMIT, Meters::default()));
+    let mut client = Client(Appends::new(LIMIT, APPEND_BYTES_MAX, Meters::default()));
     let last_event_number = NULL_ATTRIBUTE;
     let done = || Ok(Done::Setup { last_event_number });
     let waiting = client.set_up("s/a/0", 1);
@@ -429,4 +430,38 @@ fn beyond_the_limit_those_idle_longest_are_forgotten_and_none_that_waits() {
     assert!(matches!(append(100), Taken::Closed(None, Close::NotSetUp)));
     let replies = client.complete([(waiting, done())]);
     assert_eq!(replies, [setup_reply("s/a/0", 1, NULL_ATTRIBUTE)]);
+}
+
+#[test]
+fn what_follows_an_append_that_is_too_large_is_not_stored() {
+    let mut client = Client::set_up_at(4);
+    let first = client.append(5);
+    let large = |number| Append {
+        writer: WRITER,
+        request_id: 100 + number,
+        event_number: number,
+        event_count: 1,
+        expected_offset: None,
+        data: [Bytes::from(vec![0; APPEND_BYTES_MAX + 1])]
+            .into_iter()
+            .collect(),
+    };
+    let refused = |taken| match taken {
+        Taken::Refused(Reply::ErrorMessage(refusal)) => refusal.request_id,
+        _ => panic!("it is refused by a message"),
+    };
+    assert_eq!(refused(client.0.append(large(6), Permit::none())), 106);
+    assert_eq!(
+        refused(client.take(7, None)),
+        107,
+        "it would be the only one of the two"
+    );
+    let acked = client.complete([(first, Ok(Done::Appended { length: Offset(1) }))]);
+    assert!(matches!(&acked[..], [Reply::DataAppended(acked)] if acked.event_number == 5));
+    // Set up again, it goes on behind what is there.
+    let token = client.set_up("s/a/0", 2);
+    // Before that is through, one that is refused must not be forgotten.
+    let taken = client.0.append(large(6), Permit::none());
+    assert!(matches!(taken, Taken::Closed(Some(_), Close::TooLarge)));
+    let _ = token;
 }

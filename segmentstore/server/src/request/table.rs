@@ -90,6 +90,11 @@ impl What {
         container: &Container,
         keys: &[TableKey],
     ) -> Result<Reply, Error> {
+        if keys.len() > PAGE_ENTRIES_MAX {
+            let count = keys.len();
+            let message = format!("{count} keys at once, at most {PAGE_ENTRIES_MAX} are possible");
+            return Ok(self.illegal(message));
+        }
         let keys: Vec<Bytes> = keys.iter().map(|key| key.key.clone()).collect();
         let entries = container.table_get(&self.segment, &keys).await?;
         let (request_id, segment) = (self.request_id, self.segment.clone());

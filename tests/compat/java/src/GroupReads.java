@@ -75,6 +75,7 @@ final class GroupReads {
                 } else if (event.getEvent() != null) {
                     System.out.println(event.getEvent());
                     read++;
+                    Thread.sleep(50); // so that some are left behind it
                 }
             }
             checkpoint.get(60, TimeUnit.SECONDS);

@@ -19,6 +19,22 @@ const SOURCES_MAX: usize = 10_000;
 /// Most attributes set with a merge.
 const UPDATES_MAX: usize = 256;
 
+/// Refuses a merge of more sources than are possible.
+///
+/// # Errors
+/// [`Error::InvalidArgument`].
+pub(crate) fn check_sources(count: usize) -> Result<(), Error> {
+    bounded(count, SOURCES_MAX, "sources")
+}
+
+fn bounded(count: usize, max: usize, what: &str) -> Result<(), Error> {
+    if count <= max {
+        return Ok(());
+    }
+    let what = format!("a merge with {count} {what}, at most {max} are possible");
+    Err(Error::InvalidArgument(what))
+}
+
 /// A source that is there, and how the operations so far will leave it.
 struct Found<'a> {
     name: &'a Arc<str>,
@@ -55,10 +71,7 @@ impl Speculation {
             (updates.len(), UPDATES_MAX, "attributes"),
         ];
         for (count, max, what) in bounds {
-            if count > max {
-                let what = format!("a merge with {count} {what}, at most {max} are possible");
-                return Err(Error::InvalidArgument(what));
-            }
+            bounded(count, max, what)?;
         }
         let (base, mut open_end) = (head.length, false);
         let mut found: Vec<Found<'_>> = Vec::new();

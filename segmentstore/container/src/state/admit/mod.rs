@@ -8,6 +8,8 @@
 //! Nothing is ever rolled back: a log that fails ends the container.
 
 mod merge;
+
+pub(crate) use self::merge::check_sources;
 mod tables;
 
 use std::collections::HashMap;
@@ -106,6 +108,15 @@ pub(crate) enum Verdict {
     Duplicate { length: u64 },
 }
 
+/// Returns the most bytes that one operation may bring, where frames of the log have bodies of at most
+/// `frame_bytes_max`. A larger append is refused, and must be by whoever takes appends: those that follow it on its
+/// way are not.
+pub fn operation_bytes_max(frame_bytes_max: u64) -> usize {
+    usize::try_from(frame_bytes_max)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(OVERHEAD)
+}
+
 impl Speculation {
     /// Starts with nothing on its way. Frames can have bodies of at most `frame_bytes_max`.
     pub(crate) fn new(state: &State, frame_bytes_max: u64) -> Self {
@@ -119,9 +130,7 @@ impl Speculation {
             next_sid: state.next_sid,
             next_seq: state.next_seq,
             hasher,
-            bytes_max: usize::try_from(frame_bytes_max)
-                .unwrap_or(usize::MAX)
-                .saturating_sub(OVERHEAD),
+            bytes_max: operation_bytes_max(frame_bytes_max),
             recent: Vec::new(),
         }
     }
