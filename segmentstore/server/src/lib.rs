@@ -223,10 +223,13 @@ impl Store {
             stop,
         } = self;
         let metrics = Arc::new(metrics::Metrics::new());
+        // It may not be open yet, and will be as it is configured then.
+        let wal = inspect.wal.get();
+        let frame_bytes_max = wal.map_or(config.wal.frame_bytes_max, Wal::frame_bytes_max);
         let shared = Shared {
             host: inspect.host.clone(),
             limits: config.limits.clone(),
-            append_bytes_max: sarit_container::operation_bytes_max(config.wal.frame_bytes_max),
+            append_bytes_max: sarit_container::operation_bytes_max(frame_bytes_max),
             metrics,
             meters: inspect.meters.clone(),
             rng: parts.rng.split(),

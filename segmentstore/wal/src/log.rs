@@ -95,6 +95,11 @@ impl Wal {
         }))
     }
 
+    /// Returns the most bytes that the body of a frame may have.
+    pub fn frame_bytes_max(&self) -> u64 {
+        self.0.frame_bytes_max
+    }
+
     /// Opens one log and fences everyone who had it open. Not cancel-safe in that a dropped call may
     /// have fenced the others; opening again is always right.
     ///

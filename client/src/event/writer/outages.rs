@@ -6,6 +6,7 @@ use std::time::Duration;
 use sarit_proto::hash::key_position;
 use sarit_proto::wire::command::{AppendBlockEnd, SetupAppend};
 use sarit_proto::wire::{Command, reply};
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::config::ConnectionConfig;
@@ -103,7 +104,8 @@ async fn a_connection_that_ends_while_a_writer_is_set_up_is_replaced() {
         let (world, pool) = (World::new(1, 1), net.pool(one_connection()));
         let (writer, _stop) = testing::writer(&world, &pool, Config::default());
         let ack = writer.write("k", "1").await.expect("accepted");
-        let server = tokio::spawn(async move {
+        let mut server = JoinSet::new();
+        server.spawn(async move {
             let mut peer = peers.accept().await;
             let wanted = setup(&mut peer).await;
             greet(&mut peer, wanted).await;
@@ -118,7 +120,7 @@ async fn a_connection_that_ends_while_a_writer_is_set_up_is_replaced() {
         acked
             .unwrap_or_else(|_| panic!("after {turns} turns the writer hangs"))
             .expect("durable");
-        server.abort();
+        drop(server);
     }
 }
 
@@ -139,7 +141,8 @@ async fn what_is_durable_is_said_to_be_though_the_writer_fails_in_the_same_turn(
         lower.await.expect("accepted"),
         upper.await.expect("accepted"),
     );
-    let server = tokio::spawn(async move {
+    let mut server = JoinSet::new();
+    server.spawn(async move {
         let mut peer = peers.accept().await;
         for _ in 0..2 {
             let wanted = setup(&mut peer).await;
@@ -164,7 +167,7 @@ async fn what_is_durable_is_said_to_be_though_the_writer_fails_in_the_same_turn(
         matches!(doubtful, Err(Error::OutcomeUnknown { .. })),
         "{doubtful:?}"
     );
-    server.abort();
+    drop(server);
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +176,8 @@ async fn writers_wait_for_a_store_that_is_full_for_an_hour() {
     let (world, pool) = (World::new(1, 1), net.pool(one_connection()));
     let (writer, _stop) = testing::writer(&world, &pool, Config::default());
     let ack = writer.write("k", "1").await.expect("accepted");
-    let server = tokio::spawn(async move {
+    let mut server = JoinSet::new();
+    server.spawn(async move {
         let mut peer = peers.accept().await;
         let wanted = setup(&mut peer).await;
         stay_alive(&mut peer, Duration::from_secs(3_600)).await;
@@ -183,7 +187,7 @@ async fn writers_wait_for_a_store_that_is_full_for_an_hour() {
         std::future::pending::<()>().await;
     });
     ack.await.expect("durable");
-    server.abort();
+    drop(server);
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,7 +198,8 @@ async fn an_outage_has_all_its_time_though_nothing_was_acknowledged_since_the_la
     config.retry.deadline_ms = 5_000;
     let (writer, _stop) = testing::writer(&world, &pool, config);
     let ack = writer.write("k", "1").await.expect("accepted");
-    let server = tokio::spawn(async move {
+    let mut server = JoinSet::new();
+    server.spawn(async move {
         for _ in 0..3 {
             let mut peer = peers.accept().await;
             let wanted = setup(&mut peer).await;
@@ -206,5 +211,5 @@ async fn an_outage_has_all_its_time_though_nothing_was_acknowledged_since_the_la
         std::future::pending::<()>().await;
     });
     ack.await.expect("durable");
-    server.abort();
+    drop(server);
 }
