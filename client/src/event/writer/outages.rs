@@ -13,13 +13,20 @@ use crate::config::ConnectionConfig;
 use crate::connection::testing::{Peer, Peers, PipeNet};
 use crate::event::testing::{self, World};
 
-async fn setup(peer: &mut Peer) -> SetupAppend {
+/// Waits for the next command that is no question for a sign of life.
+async fn next(peer: &mut Peer) -> Option<Command> {
     loop {
         match peer.recv().await {
-            Some(Command::SetupAppend(setup)) => return setup,
             Some(Command::KeepAlive(_)) => peer.send(reply::KeepAlive {}).await,
-            other => panic!("{other:?} instead of SetupAppend"),
+            other => return other,
         }
+    }
+}
+
+async fn setup(peer: &mut Peer) -> SetupAppend {
+    match next(peer).await {
+        Some(Command::SetupAppend(setup)) => setup,
+        other => panic!("{other:?} instead of SetupAppend"),
     }
 }
 
@@ -35,12 +42,9 @@ async fn greet(peer: &mut Peer, setup: SetupAppend) {
 }
 
 async fn append(peer: &mut Peer) -> AppendBlockEnd {
-    loop {
-        match peer.recv().await {
-            Some(Command::AppendBlockEnd(end)) => return end,
-            Some(Command::KeepAlive(_)) => peer.send(reply::KeepAlive {}).await,
-            other => panic!("{other:?} instead of AppendBlockEnd"),
-        }
+    match next(peer).await {
+        Some(Command::AppendBlockEnd(end)) => end,
+        other => panic!("{other:?} instead of AppendBlockEnd"),
     }
 }
 
@@ -55,14 +59,10 @@ async fn acknowledge(peer: &mut Peer, end: AppendBlockEnd) {
     peer.send(answer).await;
 }
 
-/// Echoes what asks for a sign of life, and takes nothing else.
+/// Gives signs of life, and nothing else is sent meanwhile.
 async fn stay_alive(peer: &mut Peer, time: Duration) {
-    let until = tokio::time::Instant::now() + time;
-    while let Ok(Some(command)) = tokio::time::timeout_at(until, peer.recv()).await {
-        if let Command::KeepAlive(_) = command {
-            peer.send(reply::KeepAlive {}).await;
-        }
-    }
+    let taken = tokio::time::timeout(time, next(peer)).await;
+    assert!(taken.is_err(), "{taken:?} though nothing is taken");
 }
 
 /// Serves one append on the next connection.
