@@ -46,7 +46,6 @@ pub(crate) fn run(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()
     reference.wipe()?;
     reference.up(Mode::Durable)?;
     let theirs = Target::theirs("official, durable", reference);
-    // Its ports are open before it can create a scope.
     driver.ready(&theirs)?;
     let their_streams = write(&driver, &theirs, events, rounds)?;
     let bytes = (WARM_UP_EVENTS + events * rounds) * (SIZE + EVENT_HEADER as u64);

@@ -16,6 +16,11 @@ pub(crate) const SCOPE: &str = "bench";
 /// with a gigabyte it runs out of memory, silently, and waits twelve seconds between two attempts.
 const HEAP: [&str; 3] = ["-Xmx4g", "-Xmn2g", "-XX:+UseParallelGC"];
 
+/// Streams of which, most likely, one lies in each of the official server's four containers.
+const PLACES: usize = 8;
+/// Tries that it may take until each of them serves.
+const TRIES: u32 = 5;
+
 /// A server as the Java client sees it.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
@@ -55,11 +60,6 @@ pub(crate) fn ours(bench: &Bench, data: &Path) -> anyhow::Result<(Cluster, Targe
     let target = Target::ours(bench, &server)?;
     Ok((server, target))
 }
-
-/// Streams of which, most likely, one lies in each of its four containers.
-const PLACES: usize = 8;
-/// Tries that it may take until each of them serves.
-const TRIES: u32 = 5;
 
 /// The compiled driver.
 pub(crate) struct Driver {
@@ -122,9 +122,7 @@ impl Driver {
         serde_json::from_str(last.context("the Java driver printed no JSON")?)
             .with_context(|| format!("read {text}"))
     }
-}
 
-impl Driver {
     /// Waits until the official server creates streams and serves enough of them, which is later than its ports
     /// are open: each of its containers begins by itself.
     pub(crate) fn ready(&self, target: &Target) -> anyhow::Result<()> {

@@ -256,8 +256,7 @@ async fn in_turn<'a>(
 
 /// Waits for the turn, but not for ever: an index that hangs must not keep others from cutting their logs.
 async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
-    let turn = timeout(TURN_MOST, shared.memory.checkpoint()).await;
-    turn.ok().flatten()
+    timeout(TURN_MOST, shared.memory.checkpoint()).await.ok()
 }
 
 async fn begin(shared: &Shared) -> (Applied, Batch) {

@@ -45,7 +45,7 @@ struct Inner {
     blocks: Frames,
     packs: BlockCache,
     uploads: Arc<Semaphore>,
-    /// Checkpoints under way: what has changed lies in memory three times over while it is written.
+    /// Checkpoints under way: what has changed lies in memory four times over while it is written.
     checkpoints: Semaphore,
     /// Bytes of packs and of the log that replies on their way hold on to.
     replies: Arc<Semaphore>,
@@ -131,9 +131,9 @@ impl MemoryBudget {
     }
 
     /// Waits for the turn to write a checkpoint, until what is returned is dropped. Cancel-safe.
-    pub(crate) async fn checkpoint(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed.
-        self.0.checkpoints.acquire().await.ok()
+    pub(crate) async fn checkpoint(&self) -> SemaphorePermit<'_> {
+        let turn = self.0.checkpoints.acquire().await;
+        turn.expect("it is never closed")
     }
 
     /// Takes credit for bytes on their way to long-term storage. Cancel-safe.

@@ -24,7 +24,8 @@ use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::object_store::ObjectStore;
 use slatedb::object_store::local::LocalFileSystem;
-use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbStatus, ErrorKind, WriteBatch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::clock::Forward;
@@ -126,16 +127,16 @@ impl SlateStore {
     }
 
     pub(crate) async fn open(&self, container: ContainerId) -> Result<SlateIndex, Error> {
-        let db = self.open_db(container).await?;
+        let opened = self.open_db(container).await?;
         Ok(SlateIndex {
             store: self.clone(),
             container,
-            db: RwLock::new(db),
+            opened: RwLock::new(opened),
             opening: tokio::sync::Mutex::new(()),
         })
     }
 
-    async fn open_db(&self, container: ContainerId) -> Result<Db, Error> {
+    async fn open_db(&self, container: ContainerId) -> Result<Opened, Error> {
         let path = format!("index/{container}");
         let clock = Forward::new(self.clock.clone(), &path, &self.objects).await?;
         let opening = Db::builder(path, self.objects.clone())
@@ -143,7 +144,9 @@ impl SlateStore {
             .with_system_clock(Arc::new(clock))
             .with_db_cache(self.cache.clone(), u64::from(container.0))
             .build();
-        limited("open", OPEN_TIMEOUT, opening).await
+        let db = limited("open", OPEN_TIMEOUT, opening).await?;
+        let status = db.subscribe();
+        Ok(Opened { db, status })
     }
 }
 
@@ -210,8 +213,24 @@ pub(super) fn settings(poll: Duration) -> Settings {
 pub(crate) struct SlateIndex {
     store: SlateStore,
     container: ContainerId,
-    db: RwLock<Db>,
+    opened: RwLock<Opened>,
     opening: tokio::sync::Mutex<()>,
+}
+
+/// A database, and what it says of itself: to ask it would copy its manifest.
+struct Opened {
+    db: Db,
+    status: watch::Receiver<DbStatus>,
+}
+
+impl Opened {
+    /// Whether it ended by itself, and nobody else has it.
+    fn gave_up(&self) -> bool {
+        match self.status.borrow().close_reason {
+            None | Some(CloseReason::Clean | CloseReason::Fenced) => false,
+            Some(_) => true,
+        }
+    }
 }
 
 impl SlateIndex {
@@ -219,34 +238,30 @@ impl SlateIndex {
     /// failures than it repeats, as on a disk that is full for a while. What checkpoints have written is there again.
     /// One that others took over, or that we closed, stays closed.
     async fn db(&self) -> Result<Db, Error> {
-        let db = self.db.read().clone();
-        if !gave_up(&db) {
+        if let Some(db) = self.living() {
             return Ok(db);
         }
         let _one = self.opening.lock().await;
-        let db = self.db.read().clone();
-        if !gave_up(&db) {
+        if let Some(db) = self.living() {
             return Ok(db);
         }
-        let db = self.store.open_db(self.container).await?;
+        let opened = self.store.open_db(self.container).await?;
         tracing::warn!(container = %self.container, "the index had given up and was opened again");
-        *self.db.write() = db.clone();
+        let db = opened.db.clone();
+        *self.opened.write() = opened;
         Ok(db)
+    }
+
+    fn living(&self) -> Option<Db> {
+        let opened = self.opened.read();
+        (!opened.gave_up()).then(|| opened.db.clone())
     }
 }
 
 #[cfg(test)]
 impl SlateIndex {
     pub(super) fn gave_up(&self) -> bool {
-        gave_up(&self.db.read())
-    }
-}
-
-/// Whether a database ended by itself, and nobody else has it.
-fn gave_up(db: &Db) -> bool {
-    match db.status().close_reason {
-        None | Some(CloseReason::Clean | CloseReason::Fenced) => false,
-        Some(_) => true,
+        self.opened.read().gave_up()
     }
 }
 
@@ -296,7 +311,7 @@ impl Index for SlateIndex {
     async fn close(&self) {
         // What no checkpoint waited for need not be there.
         let options = CloseOptions::default().with_flush_type(None);
-        let db = self.db.read().clone();
+        let db = self.opened.read().db.clone();
         let closing = db.close_with_options(options);
         if let Err(error) = limited("close", CLOSE_TIMEOUT, closing).await {
             tracing::debug!(%error, "an index was not closed in order");

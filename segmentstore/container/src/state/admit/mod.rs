@@ -8,8 +8,6 @@
 //! Nothing is ever rolled back: a log that fails ends the container.
 
 mod merge;
-
-pub(crate) use self::merge::check_sources;
 mod tables;
 
 use std::collections::HashMap;
@@ -20,6 +18,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sarit_proto::ids::{AttributeId, NULL_ATTRIBUTE, Offset, WriterId};
 
+pub(crate) use self::merge::check_sources;
 use super::merge::Merge;
 use super::{Seeded, Segment, Sid, State};
 use crate::index::entries::Applied;
