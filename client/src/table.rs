@@ -100,8 +100,8 @@ impl KeyValueTable {
     ///
     /// # Errors
     /// [`Error::KeyLength`]; [`Error::KeyBadVersion`] or [`Error::KeyDoesNotExist`] if what it depends on
-    /// is not so; [`Error::OutcomeUnknown`] if it depends on something and the reply was lost; and those of
-    /// [`Error`].
+    /// is not so; [`Error::OutcomeUnknown`] if it depends on something and the reply was lost, or on nothing
+    /// and the store kept silent: read the key, the change may also come later; and those of [`Error`].
     pub async fn put(
         &self,
         key: impl Into<Bytes>,

@@ -3,7 +3,8 @@
 //! Any number of requests, reads and writers share it; replies find their way back by request id. A
 //! request has a fresh id and one reply; a writer has one id for all its appends and gets every reply
 //! to it. Commands that wait together leave in one vectored write. When the connection ends, everything
-//! waiting on it fails with [`Error::Disconnected`]; nothing is sent again here.
+//! waiting on it fails with [`Error::Disconnected`] if the peer ended it, with [`Error::Timeout`] if it
+//! was given up because the peer kept silent; nothing is sent again here.
 //!
 //! Bounded: requests by [`ConnectionConfig::calls_max`](crate::config::ConnectionConfig), appends by
 //! their writers' windows, reads by one per reader.
@@ -466,7 +467,11 @@ impl KeepAlive {
                 None => std::future::pending().await,
             }
         }
-        lost(endpoint, "no sign of life")
+        Error::Timeout {
+            endpoint: endpoint.clone(),
+            what: "sign of life",
+            after_ms: self.interval.as_millis() as u64 * u64::from(SILENT_INTERVALS_MAX),
+        }
     }
 }
 

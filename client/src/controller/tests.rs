@@ -19,6 +19,9 @@ struct State {
     /// Status numbers of answers.
     status: i32,
     calls: Map<&'static str, u32>,
+    /// A reader group, and whether the answer to its next update is lost.
+    group: api::ReaderGroupConfiguration,
+    lose_update: bool,
 }
 
 impl Script {
@@ -128,6 +131,41 @@ impl api::ControllerService for Script {
             }],
             delegation_token: String::new(),
         })
+    }
+
+    async fn get_reader_group_config(
+        &self,
+        _: Request<api::ReaderGroupInfo>,
+    ) -> Result<Response<api::ReaderGroupConfigResponse>, Status> {
+        let config = Some(self.0.lock().group.clone());
+        self.answer("getReaderGroupConfig", |status| {
+            api::ReaderGroupConfigResponse { config, status }
+        })
+    }
+
+    async fn update_reader_group(
+        &self,
+        request: Request<api::ReaderGroupConfiguration>,
+    ) -> Result<Response<api::UpdateReaderGroupResponse>, Status> {
+        use api::update_reader_group_response::Status as Updated;
+        let (mut new, mut state) = (request.into_inner(), self.0.lock());
+        let status = match new.generation == state.group.generation {
+            true => Updated::Success,
+            false => Updated::InvalidConfig,
+        };
+        if status == Updated::Success {
+            new.generation += 1;
+            state.group = new;
+        }
+        if std::mem::take(&mut state.lose_update) {
+            return Err(Status::unavailable("the connection was lost"));
+        }
+        let generation = state.group.generation;
+        let status = status.into();
+        Ok(Response::new(api::UpdateReaderGroupResponse {
+            status,
+            generation,
+        }))
     }
 }
 
@@ -319,6 +357,25 @@ async fn an_address_is_remembered_until_it_proves_wrong() {
             .await
             .expect_err("no such name");
         assert!(matches!(error, Error::InvalidName(_)), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_of_a_group_whose_answer_is_lost_is_no_conflict() {
+    let script = Script::default();
+    let config = |automatic_checkpoint_interval_millis| api::ReaderGroupConfiguration {
+        scope: "scope".to_owned(),
+        reader_group_name: "group".to_owned(),
+        automatic_checkpoint_interval_millis,
+        ..api::ReaderGroupConfiguration::default()
+    };
+    against(&script, async |controller| {
+        script.0.lock().lose_update = true;
+        let updated = controller.update_group(&config(1)).await;
+        assert_eq!(updated.expect("it was done the first time"), 1);
+        let refused = controller.update_group(&config(2)).await;
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
     })
     .await;
 }

@@ -165,7 +165,10 @@ impl Client {
 
 impl crate::Controller {
     /// Gives a group another configuration; returns its generation.
-    async fn update_group(&self, config: &ReaderGroupConfiguration) -> Result<i64, Error> {
+    pub(crate) async fn update_group(
+        &self,
+        config: &ReaderGroupConfiguration,
+    ) -> Result<i64, Error> {
         use api::update_reader_group_response::Status;
         let what = "updateReaderGroup";
         let request = config.clone();
@@ -181,7 +184,7 @@ impl crate::Controller {
                 "{}/{}",
                 config.scope, config.reader_group_name
             ))),
-            Status::InvalidConfig => Err(Error::Refused {
+            Status::InvalidConfig => self.updated_to(config).await?.ok_or(Error::Refused {
                 what,
                 message: "its configuration was changed meanwhile: try again".to_owned(),
             }),
@@ -190,6 +193,18 @@ impl crate::Controller {
                 message: "the controller answered FAILURE".to_owned(),
             }),
         }
+    }
+
+    /// Returns the generation if a group has the configuration it was to get: the answer to the first
+    /// try was lost.
+    async fn updated_to(&self, wanted: &ReaderGroupConfiguration) -> Result<Option<i64>, Error> {
+        let scope = ScopeName::occurring(wanted.scope.clone());
+        let scope = scope.map_err(|error| Error::InvalidName(error.to_string()))?;
+        let group = &wanted.reader_group_name;
+        let mut found = self.group_configuration(&scope, group).await?;
+        let generation = found.generation;
+        found.generation -= 1;
+        Ok((found == *wanted).then_some(generation))
     }
 }
 

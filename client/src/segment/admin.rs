@@ -3,7 +3,9 @@
 //! This is the retrying level of its path: lost connections, other owners and silence are met with
 //! another attempt, with backoff and jitter, until the deadline of [`Retry`]. A call that must not be
 //! done twice (compare-and-set, conditional table operations) is repeated only while it cannot have
-//! arrived; after that it ends as [`Error::OutcomeUnknown`]. Calls whose aim is already reached succeed.
+//! arrived; after that it ends as [`Error::OutcomeUnknown`]. One that must not arrive late (puts without a
+//! condition, which would undo what was put since) is repeated once the store has ended the connection,
+//! but not past a store that keeps silent. Calls whose aim is already reached succeed.
 //! Names are full segment names, like `scope/stream/0.#epoch.0`.
 
 use std::sync::Arc;
@@ -51,7 +53,11 @@ pub struct SegmentPolicy {
 /// Whether a request may be done twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
+    /// At any time.
     Safe,
+    /// Twice, but not late: not while it may still be on its way.
+    InOrder,
+    /// Only if it was not done.
     Unsafe,
 }
 
@@ -267,7 +273,7 @@ impl Segments {
                 Err(error) if error.is_retryable() => error,
                 done => return done,
             };
-            if repeat == Repeat::Unsafe && matches!(error, Error::OutcomeUnknown { .. }) {
+            if matches!(error, Error::OutcomeUnknown { .. }) {
                 return Err(error);
             }
             self.locate.forget(segment);
@@ -293,8 +299,12 @@ impl Segments {
             .await;
         match answer {
             Err(Unsent(error)) => Err(error),
-            Ok(Err(_)) if repeat == Repeat::Unsafe => Err(Error::OutcomeUnknown { what }),
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) => Err(match repeat {
+                Repeat::Safe => error,
+                // Nothing of what the peer has closed arrives any more.
+                Repeat::InOrder if matches!(error, Error::Disconnected { .. }) => error,
+                Repeat::InOrder | Repeat::Unsafe => Error::OutcomeUnknown { what },
+            }),
             Ok(Ok(reply)) => match failure(&reply, connection.endpoint(), what) {
                 Some(error) => Err(error),
                 None => Ok((endpoint, reply)),

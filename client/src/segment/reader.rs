@@ -82,8 +82,8 @@ impl SegmentReader {
                 Err(error) => {
                     self.locate.forget(&self.segment);
                     // It was served for long: this failure has nothing to do with the one before.
-                    if matches!(error, Error::Disconnected { .. }) && asked.elapsed() >= SERVED_MIN
-                    {
+                    let ended = matches!(error, Error::Disconnected { .. } | Error::Timeout { .. });
+                    if ended && asked.elapsed() >= SERVED_MIN {
                         backoff = Backoff::new(&self.retry, &self.rng);
                     }
                     backoff.pause(error).await?;

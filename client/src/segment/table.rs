@@ -1,7 +1,7 @@
 //! Calls on table segments: create, put, remove, read, walk through, delete.
 //!
 //! They retry as the calls on other segments do, see [`admin`](super::admin): a conditional change is
-//! repeated only while it cannot have arrived.
+//! repeated only while it cannot have arrived, another one only while it cannot arrive late.
 
 use bytes::Bytes;
 use sarit_proto::ids::Offset;
@@ -118,7 +118,8 @@ impl Segments {
     ///
     /// # Errors
     /// [`Error::KeyBadVersion`], [`Error::KeyDoesNotExist`]; [`Error::OutcomeUnknown`] if there was a
-    /// condition and the reply was lost; and those of [`Error`].
+    /// condition and the reply was lost, or none and the store kept silent: read the keys, the change may
+    /// also come later; and those of [`Error`].
     pub async fn table_update(
         &self,
         segment: &str,
@@ -333,7 +334,7 @@ fn unconditional(key: Bytes) -> TableKey {
 
 fn repeat_of<'a>(mut keys: impl Iterator<Item = &'a TableKey>) -> Repeat {
     if keys.all(|key| key.version == TableKey::NO_VERSION) {
-        Repeat::Safe
+        Repeat::InOrder
     } else {
         Repeat::Unsafe
     }

@@ -179,6 +179,38 @@ async fn an_unconditional_table_update_is_repeated_and_a_conditional_one_is_not(
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_unconditional_table_update_is_not_repeated_past_a_store_that_keeps_silent() {
+    let (segments, _net, mut peers) = calls();
+    let entry = TableEntry {
+        key: TableKey {
+            key: Bytes::from_static(b"k"),
+            version: TableKey::NO_VERSION,
+        },
+        value: TableValue(Bytes::from_static(b"v")),
+    };
+    // It may be stopped with the update in its socket, and come upon it after the repeated one.
+    let server = async {
+        let mut peer = peers.accept().await;
+        while peer.recv().await.is_some() {}
+        answer(peers, |request_id| {
+            Reply::from(reply::TableEntriesUpdated {
+                request_id,
+                versions: vec![0],
+            })
+        })
+        .await
+    };
+    let outcome = tokio::select! {
+        outcome = segments.table_update(SEGMENT, vec![entry]) => outcome,
+        _ = server => unreachable!("the peer waits"),
+    };
+    assert!(
+        matches!(outcome, Err(Error::OutcomeUnknown { .. })),
+        "{outcome:?}"
+    );
+}
+
 #[tokio::test]
 async fn absent_keys_are_told_from_empty_values() {
     let (segments, _net, peers) = calls();
