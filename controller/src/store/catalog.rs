@@ -71,6 +71,26 @@ pub(crate) struct Table {
     pub(crate) id: StreamId,
     pub(crate) visible: bool,
     pub(crate) config: KeyValueTableConfig,
+    pub(crate) first_number: i32,
+}
+
+impl Table {
+    /// Returns its segments, in the order of their keys.
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        let count = usize::try_from(self.config.partition_count).unwrap_or(0);
+        let epoch = Epoch::first(count, self.first_number, 0);
+        epoch.map_or_else(Vec::new, |epoch| epoch.segments)
+    }
+
+    /// Returns its record, `visible` or not.
+    pub(crate) fn record(&self, visible: bool) -> records::Table {
+        records::Table {
+            id: self.id.to_string(),
+            visible,
+            config: Some(self.config.clone()),
+            first_number: self.first_number,
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, Error>;
@@ -324,6 +344,7 @@ impl Catalog {
         let value = Table {
             id: parse_id(&key, &row.value.id)?,
             visible: row.value.visible,
+            first_number: row.value.first_number,
             config: config.ok_or_else(|| Damaged::new(&key, "holds no configuration"))?,
         };
         let revision = row.revision;

@@ -211,6 +211,9 @@ pub(crate) struct Table {
     /// As the client gave it.
     #[prost(message, optional, tag = "3")]
     pub(crate) config: Option<KeyValueTableConfig>,
+    /// The number of its first segment: what was meant for a deleted table of its name never reaches it.
+    #[prost(int32, tag = "4")]
+    pub(crate) first_number: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]

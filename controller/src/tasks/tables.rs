@@ -3,13 +3,13 @@
 //! A table's tasks run under the name that its segments have in place of a stream's.
 
 use sarit_proto::controller::KeyValueTableConfig;
-use sarit_proto::ids::SegmentId;
 use sarit_proto::names::{ScopedStream, StreamName};
 
 use super::{Answer, Begun, Context, Error, Result, begun, work_row};
 use crate::segments::Call;
+use crate::store::catalog::Table;
 use crate::store::keys::{self, StreamId};
-use crate::store::records::{Job, Table, TableJob, encode};
+use crate::store::records::{Deleted, Job, TableJob, encode};
 use crate::store::{Expect, Transaction};
 
 pub(super) async fn create(
@@ -32,16 +32,22 @@ pub(super) async fn create(
     context.check_store()?;
     let id = context.new_id();
     let key = keys::table(&stream.scope, &table);
+    let deleted = context
+        .catalog
+        .row::<Deleted>(&keys::deleted(stream))
+        .await?;
     let record = Table {
-        id: id.to_string(),
+        id,
         visible: false,
-        config: Some(config.clone()),
+        config: config.clone(),
+        first_number: deleted.map_or(0, |row| row.value.next_number),
     };
+    next_number(stream, &record)?;
     let begin = Transaction::new()
         .expect(keys::scope(&stream.scope), Expect::At(scope))
         .expect(keys::work(id), Expect::Absent)
         .expect(&key, Expect::Absent)
-        .put(key, encode(&record))
+        .put(key, encode(&record.record(false)))
         .put(
             keys::work(id),
             work_row(stream, Job::CreateTable(TableJob {})),
@@ -58,15 +64,10 @@ pub(super) async fn delete(context: &Context, stream: &ScopedStream) -> Result<B
     context.check_store()?;
     let key = keys::table(&stream.scope, &table);
     let id = row.value.id;
-    let record = Table {
-        id: id.to_string(),
-        visible: false,
-        config: Some(row.value.config),
-    };
     let begin = Transaction::new()
         .expect(&key, Expect::At(row.revision))
         .expect(keys::work(id), Expect::Absent)
-        .put(key, encode(&record))
+        .put(key, encode(&row.value.record(false)))
         .put(
             keys::work(id),
             work_row(stream, Job::DeleteTable(TableJob {})),
@@ -85,28 +86,21 @@ pub(super) async fn work(
     let Some(row) = context.catalog.table(&stream.scope, &table).await? else {
         return context.finish(done).await;
     };
-    let config = &row.value.config;
     let call = match create {
-        true => Call::CreateTable(key_length(config)),
+        true => Call::CreateTable(key_length(&row.value.config)),
         false => Call::Delete,
     };
-    let partitions = 0..config.partition_count;
-    let calls = partitions.map(|number| {
-        let segment = stream.segment(SegmentId::new(0, number));
-        (segment, call.clone())
-    });
+    let segments = row.value.segments().into_iter();
+    let calls = segments.map(|segment| (stream.segment(segment.id), call.clone()));
     context.call_all(calls.collect()).await?;
     let key = keys::table(&stream.scope, &table);
     let finish = match create {
-        true => {
-            let record = Table {
-                id: row.value.id.to_string(),
-                visible: true,
-                config: Some(row.value.config),
-            };
-            done.put(key, encode(&record))
+        true => done.put(key, encode(&row.value.record(true))),
+        false => {
+            let next_number = next_number(stream, &row.value)?;
+            done.put(keys::deleted(stream), encode(&Deleted { next_number }))
+                .delete(key)
         }
-        false => done.delete(key),
     };
     context.finish(finish).await
 }
@@ -116,6 +110,12 @@ pub(super) async fn id_of(context: &Context, stream: &ScopedStream) -> Result<Op
     let table = table_of(stream)?;
     let row = context.catalog.table(&stream.scope, &table).await?;
     Ok(row.map(|row| row.value.id))
+}
+
+/// The number that the next table of this name begins with.
+fn next_number(stream: &ScopedStream, table: &Table) -> Result<i32> {
+    let next = table.first_number.checked_add(table.config.partition_count);
+    next.ok_or_else(|| Error::Invalid(format!("{stream} has used up its segment numbers")))
 }
 
 fn table_of(stream: &ScopedStream) -> Result<StreamName> {

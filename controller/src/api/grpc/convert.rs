@@ -10,11 +10,6 @@ use crate::store::catalog;
 use crate::stream::epoch::Segment;
 use crate::tasks;
 
-/// The sentence for what this build cannot do.
-pub(super) fn not_built(what: &str) -> String {
-    format!("{what} is not built yet in this version of Sarit")
-}
-
 impl From<tasks::Error> for Status {
     fn from(error: tasks::Error) -> Self {
         match error {

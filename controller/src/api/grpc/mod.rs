@@ -55,12 +55,9 @@ impl Service {
     }
 }
 
-/// Writes the service: each call as the function that answers it, and those that nothing answers yet.
+/// Writes the service: each call as the function that answers it.
 macro_rules! service {
-    (
-        answered { $($call:ident($request:ty) -> $reply:ty = $function:path;)* }
-        unbuilt { $($missing:ident($asked:ty) -> $never:ty = $what:literal;)* }
-    ) => {
+    ($($call:ident($request:ty) -> $reply:ty = $function:path;)*) => {
         #[tonic::async_trait]
         impl ControllerService for Service {
             $(
@@ -72,79 +69,66 @@ macro_rules! service {
                     self.measured(stringify!($call), answer).await
                 }
             )*
-            $(
-                async fn $missing(
-                    &self,
-                    _request: Request<$asked>,
-                ) -> Result<Response<$never>, Status> {
-                    let refused = async { Err(Status::unimplemented(convert::not_built($what))) };
-                    self.measured(stringify!($missing), refused).await
-                }
-            )*
         }
     };
 }
 
 service! {
-    answered {
-        get_controller_server_list(ServerRequest) -> ServerResponse = scopes::controllers;
-        create_scope(ScopeInfo) -> CreateScopeStatus = scopes::create;
-        delete_scope(ScopeInfo) -> DeleteScopeStatus = scopes::delete;
-        delete_scope_recursive(ScopeInfo) -> DeleteScopeStatus = scopes::delete_recursive;
-        list_scopes(ScopesRequest) -> ScopesResponse = scopes::list;
-        check_scope_exists(ScopeInfo) -> ExistsResponse = scopes::exists;
-        create_stream(StreamConfig) -> CreateStreamStatus = streams::create;
-        update_stream(StreamConfig) -> UpdateStreamStatus = streams::update;
-        truncate_stream(StreamCut) -> UpdateStreamStatus = streams::truncate;
-        seal_stream(StreamInfo) -> UpdateStreamStatus = streams::seal;
-        delete_stream(StreamInfo) -> DeleteStreamStatus = streams::delete;
-        get_stream_configuration(StreamInfo) -> StreamConfig = streams::configuration;
-        check_stream_exists(StreamInfo) -> ExistsResponse = streams::exists;
-        list_streams_in_scope(StreamsInScopeRequest) -> StreamsInScopeResponse = streams::list;
-        list_streams_in_scope_for_tag(StreamsInScopeWithTagRequest) -> StreamsInScopeResponse
-            = streams::list_tagged;
-        get_current_segments(StreamInfo) -> SegmentRanges = segments::current;
-        get_epoch_segments(GetEpochSegmentsRequest) -> SegmentRanges = segments::of_epoch;
-        get_segments(GetSegmentsRequest) -> SegmentsAtTime = segments::head;
-        get_segments_immediatly_following(SegmentId) -> SuccessorResponse = segments::successors;
-        get_segments_immediately_following(SegmentId) -> SuccessorResponse = segments::successors;
-        get_segments_between(StreamCutRange) -> StreamCutRangeResponse = segments::between;
-        get_uri(SegmentId) -> NodeUri = segments::uri;
-        is_segment_valid(SegmentId) -> SegmentValidityResponse = segments::is_valid;
-        is_stream_cut_valid(StreamCut) -> StreamCutValidityResponse = segments::is_cut_valid;
-        get_delegation_token(StreamInfo) -> DelegationToken = segments::delegation_token;
-        scale(ScaleRequest) -> ScaleResponse = segments::scale;
-        check_scale(ScaleStatusRequest) -> ScaleStatusResponse = segments::check_scale;
-        create_transaction(CreateTxnRequest) -> CreateTxnResponse = transactions::begin;
-        ping_transaction(PingTxnRequest) -> PingTxnStatus = transactions::ping;
-        commit_transaction(TxnRequest) -> TxnStatus = transactions::commit;
-        abort_transaction(TxnRequest) -> TxnStatus = transactions::abort;
-        check_transaction_state(TxnRequest) -> TxnState = transactions::state;
-        list_completed_transactions(ListCompletedTxnRequest) -> ListCompletedTxnResponse
-            = transactions::list_completed;
-        create_key_value_table(KeyValueTableConfig) -> CreateKeyValueTableStatus = tables::create;
-        get_current_segments_key_value_table(KeyValueTableInfo) -> SegmentRanges
-            = tables::segments;
-        list_key_value_tables_in_scope(KvTablesInScopeRequest) -> KvTablesInScopeResponse
-            = tables::list;
-        get_key_value_table_configuration(KeyValueTableInfo) -> KeyValueTableConfigResponse
-            = tables::configuration;
-        delete_key_value_table(KeyValueTableInfo) -> DeleteKvTableStatus = tables::delete;
-        list_subscribers(StreamInfo) -> SubscribersResponse = reader_groups::subscribers;
-        update_subscriber_stream_cut(SubscriberStreamCut) -> UpdateSubscriberStatus
-            = reader_groups::update_subscriber;
-        create_reader_group(ReaderGroupConfiguration) -> CreateReaderGroupResponse
-            = reader_groups::create;
-        update_reader_group(ReaderGroupConfiguration) -> UpdateReaderGroupResponse
-            = reader_groups::update;
-        get_reader_group_config(ReaderGroupInfo) -> ReaderGroupConfigResponse
-            = reader_groups::configuration;
-        delete_reader_group(ReaderGroupInfo) -> DeleteReaderGroupStatus = reader_groups::delete;
-        note_timestamp_from_writer(TimestampFromWriter) -> TimestampResponse = watermarks::note;
-        remove_writer(RemoveWriterRequest) -> RemoveWriterResponse = watermarks::remove;
-    }
-    unbuilt {
-        get_controller_to_bucket_mapping(ControllerToBucketMappingRequest)
-            -> ControllerToBucketMappingResponse = "the mapping of controllers to buckets";
-    }
+    get_controller_server_list(ServerRequest) -> ServerResponse = scopes::controllers;
+    create_scope(ScopeInfo) -> CreateScopeStatus = scopes::create;
+    delete_scope(ScopeInfo) -> DeleteScopeStatus = scopes::delete;
+    delete_scope_recursive(ScopeInfo) -> DeleteScopeStatus = scopes::delete_recursive;
+    list_scopes(ScopesRequest) -> ScopesResponse = scopes::list;
+    check_scope_exists(ScopeInfo) -> ExistsResponse = scopes::exists;
+    create_stream(StreamConfig) -> CreateStreamStatus = streams::create;
+    update_stream(StreamConfig) -> UpdateStreamStatus = streams::update;
+    truncate_stream(StreamCut) -> UpdateStreamStatus = streams::truncate;
+    seal_stream(StreamInfo) -> UpdateStreamStatus = streams::seal;
+    delete_stream(StreamInfo) -> DeleteStreamStatus = streams::delete;
+    get_stream_configuration(StreamInfo) -> StreamConfig = streams::configuration;
+    check_stream_exists(StreamInfo) -> ExistsResponse = streams::exists;
+    list_streams_in_scope(StreamsInScopeRequest) -> StreamsInScopeResponse = streams::list;
+    list_streams_in_scope_for_tag(StreamsInScopeWithTagRequest) -> StreamsInScopeResponse
+        = streams::list_tagged;
+    get_current_segments(StreamInfo) -> SegmentRanges = segments::current;
+    get_epoch_segments(GetEpochSegmentsRequest) -> SegmentRanges = segments::of_epoch;
+    get_segments(GetSegmentsRequest) -> SegmentsAtTime = segments::head;
+    get_segments_immediatly_following(SegmentId) -> SuccessorResponse = segments::successors;
+    get_segments_immediately_following(SegmentId) -> SuccessorResponse = segments::successors;
+    get_segments_between(StreamCutRange) -> StreamCutRangeResponse = segments::between;
+    get_uri(SegmentId) -> NodeUri = segments::uri;
+    is_segment_valid(SegmentId) -> SegmentValidityResponse = segments::is_valid;
+    is_stream_cut_valid(StreamCut) -> StreamCutValidityResponse = segments::is_cut_valid;
+    get_delegation_token(StreamInfo) -> DelegationToken = segments::delegation_token;
+    scale(ScaleRequest) -> ScaleResponse = segments::scale;
+    check_scale(ScaleStatusRequest) -> ScaleStatusResponse = segments::check_scale;
+    create_transaction(CreateTxnRequest) -> CreateTxnResponse = transactions::begin;
+    ping_transaction(PingTxnRequest) -> PingTxnStatus = transactions::ping;
+    commit_transaction(TxnRequest) -> TxnStatus = transactions::commit;
+    abort_transaction(TxnRequest) -> TxnStatus = transactions::abort;
+    check_transaction_state(TxnRequest) -> TxnState = transactions::state;
+    list_completed_transactions(ListCompletedTxnRequest) -> ListCompletedTxnResponse
+        = transactions::list_completed;
+    create_key_value_table(KeyValueTableConfig) -> CreateKeyValueTableStatus = tables::create;
+    get_current_segments_key_value_table(KeyValueTableInfo) -> SegmentRanges
+        = tables::segments;
+    list_key_value_tables_in_scope(KvTablesInScopeRequest) -> KvTablesInScopeResponse
+        = tables::list;
+    get_key_value_table_configuration(KeyValueTableInfo) -> KeyValueTableConfigResponse
+        = tables::configuration;
+    delete_key_value_table(KeyValueTableInfo) -> DeleteKvTableStatus = tables::delete;
+    list_subscribers(StreamInfo) -> SubscribersResponse = reader_groups::subscribers;
+    update_subscriber_stream_cut(SubscriberStreamCut) -> UpdateSubscriberStatus
+        = reader_groups::update_subscriber;
+    create_reader_group(ReaderGroupConfiguration) -> CreateReaderGroupResponse
+        = reader_groups::create;
+    update_reader_group(ReaderGroupConfiguration) -> UpdateReaderGroupResponse
+        = reader_groups::update;
+    get_reader_group_config(ReaderGroupInfo) -> ReaderGroupConfigResponse
+        = reader_groups::configuration;
+    delete_reader_group(ReaderGroupInfo) -> DeleteReaderGroupStatus = reader_groups::delete;
+    note_timestamp_from_writer(TimestampFromWriter) -> TimestampResponse = watermarks::note;
+    remove_writer(RemoveWriterRequest) -> RemoveWriterResponse = watermarks::remove;
+    get_controller_to_bucket_mapping(ControllerToBucketMappingRequest)
+        -> ControllerToBucketMappingResponse = scopes::buckets;
 }

@@ -6,8 +6,9 @@ use futures_util::stream::{self, StreamExt as _};
 use sarit_proto::controller::create_scope_status::Status as Created;
 use sarit_proto::controller::delete_scope_status::Status as Deleted;
 use sarit_proto::controller::{
-    ContinuationToken, CreateScopeStatus, DeleteScopeStatus, ExistsResponse, NodeUri, ScopeInfo,
-    ScopesRequest, ScopesResponse, ServerRequest, ServerResponse,
+    BucketIds, ContinuationToken, ControllerToBucketMappingRequest,
+    ControllerToBucketMappingResponse, CreateScopeStatus, DeleteScopeStatus, ExistsResponse,
+    NodeUri, ScopeInfo, ScopesRequest, ScopesResponse, ServerRequest, ServerResponse,
 };
 use sarit_proto::names::{NameError, SYSTEM_SCOPE, ScopeName, ScopedStream, StreamName};
 use tonic::Status;
@@ -35,6 +36,18 @@ pub(super) async fn controllers(
     };
     Ok(ServerResponse {
         node_uri: vec![node],
+    })
+}
+
+/// Officially streams are dealt into buckets, for which controllers are responsible. One controller is
+/// responsible for all streams: one bucket.
+pub(super) async fn buckets(
+    service: &Service,
+    _request: ControllerToBucketMappingRequest,
+) -> Result<ControllerToBucketMappingResponse, Status> {
+    let ours = (service.advertised.to_string(), BucketIds { id: vec![0] });
+    Ok(ControllerToBucketMappingResponse {
+        mapping: [ours].into(),
     })
 }
 

@@ -9,8 +9,6 @@ use sarit_proto::controller::{
     KeyValueTableConfigResponse, KeyValueTableInfo, KvTablesInScopeRequest,
     KvTablesInScopeResponse, SegmentRanges,
 };
-use sarit_proto::ids::SegmentId;
-use sarit_proto::key_range::KeyRange;
 use sarit_proto::names::{ScopeName, ScopedStream, StreamName};
 use tonic::Status;
 
@@ -19,7 +17,6 @@ use super::convert::{invalid, scope_name, scope_of, segment_range};
 use super::streams::{rows, unexpected};
 use crate::store::keys;
 use crate::store::records::{self, decode};
-use crate::stream::epoch::Segment;
 use crate::tasks::{Answer, Request};
 
 /// Most partitions, each a segment.
@@ -92,18 +89,14 @@ pub(super) async fn segments(
     let row = service.catalog.table(&scope, &table).await?;
     let row = row.filter(|row| row.value.visible);
     let missing = || Status::not_found(format!("key-value table {scope}/{table} does not exist"));
-    let config = row.ok_or_else(missing)?.value.config;
-    let count = usize::try_from(config.partition_count).unwrap_or(0);
-    let ranges = KeyRange::FULL.split(count).unwrap_or_default();
+    let segments = row.ok_or_else(missing)?.value.segments();
     // Clients add the suffix of the segments' names themselves.
     let named = ScopedStream {
         scope,
         stream: table,
     };
-    let segments = (0..).zip(ranges).map(|(number, range)| {
-        let id = SegmentId::new(0, number);
-        segment_range(&named, &Segment { id, range })
-    });
+    let segments = segments.iter();
+    let segments = segments.map(|segment| segment_range(&named, segment));
     Ok(SegmentRanges {
         segment_ranges: segments.collect(),
         delegation_token: String::new(),

@@ -333,6 +333,13 @@ fn scenarios() -> Vec<Scenario> {
             again: vec![Answer::Done, Answer::Exists],
         },
         Scenario {
+            name: "create table again",
+            stream: "t_kvtable",
+            before: vec![create_table(), ("t_kvtable", Request::DeleteTable)],
+            change: create_table().1,
+            again: vec![Answer::Done, Answer::Exists],
+        },
+        Scenario {
             name: "delete table",
             stream: "t_kvtable",
             before: vec![create_table()],
