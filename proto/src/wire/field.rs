@@ -232,13 +232,20 @@ impl Field for EventFrame {
     }
 }
 
-/// A list: `i32` count and elements.
+/// Most elements of a list. An empty string has two bytes on the wire and 24 in memory, so that a frame of
+/// the largest size would take hundreds of MB; what carries lists has thousands of elements at most.
+pub const ELEMENTS_MAX: usize = 1 << 18;
+
+/// A list: `i32` count and elements, at most [`ELEMENTS_MAX`].
 impl<T: Field> Field for Vec<T> {
     fn get(bytes: &mut Bytes) -> Result<Self, FieldError> {
         let count = usize::try_from(i32::get(bytes)?).map_err(|_| FieldError::Invalid("count"))?;
         // Every element takes at least a byte, so a claimed count never reserves more than was sent.
         if count > bytes.len() {
             return Err(FieldError::Short);
+        }
+        if count > ELEMENTS_MAX {
+            return Err(FieldError::Invalid("count"));
         }
         let mut list = Vec::new();
         for _ in 0..count {

@@ -309,6 +309,19 @@ fn a_list_that_claims_much_and_holds_little_is_refused_unread() {
 }
 
 #[test]
+fn a_list_of_very_many_tiny_elements_is_refused_before_they_are_made() {
+    let list = |count: usize| {
+        let mut bytes = BytesMut::new();
+        bytes.put_i32(count as i32);
+        bytes.put_bytes(0, 2 * count);
+        Vec::<String>::get(&mut bytes.freeze())
+    };
+    assert_eq!(list(ELEMENTS_MAX).map(|list| list.len()), Ok(ELEMENTS_MAX));
+    let refused = Err(FieldError::Invalid("count"));
+    assert_eq!(list(ELEMENTS_MAX + 1), refused);
+}
+
+#[test]
 fn a_type_that_the_side_may_not_receive_is_unknown() {
     let frame = |code| RawFrame {
         code,
