@@ -61,6 +61,11 @@ impl Triggers {
         }
     }
 
+    /// Returns whether the log is full.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurry.load(Ordering::Relaxed)
+    }
+
     /// Notes whether the log is full: then every change may make room.
     pub(crate) fn hurry(&self, hurry: bool) {
         if self.hurry.swap(hurry, Ordering::Relaxed) != hurry {
@@ -94,13 +99,13 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
     let mut indexed = Applied::of(&*shared.index).await?;
     let mut exports = Exports::new(&shared, indexed);
     loop {
-        let hurry = triggers.hurry.load(Ordering::Relaxed);
+        let hurry = triggers.is_hurried();
         tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return Ok(()),
             () = triggers.due.notified(), if !hurry => {
                 // A full log does not make one after the other without end.
-                if triggers.hurry.load(Ordering::Relaxed) {
+                if triggers.is_hurried() {
                     last = Instant::now();
                     continue;
                 }
@@ -153,7 +158,7 @@ fn keeps_full(shared: &Shared) -> bool {
 /// Copies the index to long-term storage, if it is time to. Not while the log is full: a checkpoint is
 /// more urgent then.
 async fn export(shared: &Arc<Shared>, exports: &mut Exports, applied: Applied) {
-    if shared.checkpoints.hurry.load(Ordering::Relaxed) {
+    if shared.checkpoints.is_hurried() {
         return;
     }
     tokio::select! {

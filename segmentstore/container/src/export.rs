@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use sarit_storage::{ExportName, StoreError, Upload};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::Error;
@@ -65,7 +66,11 @@ impl Exports {
             return;
         }
         match write(shared, tier, applied).await {
-            Ok(bytes) => {
+            Ok(None) => {
+                self.next = Instant::now() + self.period.min(RETRY);
+                tracing::debug!(container = %shared.id, "the log is full: the index is exported later");
+            }
+            Ok(Some(bytes)) => {
                 tier.exported(applied.frame);
                 self.done = Some(applied.frame);
                 let elapsed = now.elapsed();
@@ -97,10 +102,13 @@ pub(crate) async fn begin(shared: &Shared, indexed: Option<Applied>) -> Result<(
         return Ok(());
     };
     match write(shared, tier, applied).await {
-        Ok(_) => {
+        Ok(Some(_)) => {
             shared.metrics.exports.add(1);
             Ok(())
         }
+        Ok(None) => Err(Error::Index(
+            "it was rebuilt and is to be copied: the log is full".into(),
+        )),
         Err(error) => {
             shared.metrics.export_failures.add(1);
             Err(match error {
@@ -113,28 +121,29 @@ pub(crate) async fn begin(shared: &Shared, indexed: Option<Applied>) -> Result<(
     }
 }
 
-/// Writes one export, then deletes those before.
-async fn write(shared: &Shared, tier: &Tier, applied: Applied) -> Result<u64, Error> {
+/// Writes one export, then deletes those before. Returns its bytes, or nothing if the log got full meanwhile:
+/// a checkpoint is more urgent then.
+async fn write(shared: &Shared, tier: &Tier, applied: Applied) -> Result<Option<u64>, Error> {
     let name = ExportName {
         container: shared.id.0,
         epoch: shared.log.epoch().0,
         frame: applied.frame,
     };
-    // For what is gathered and what is on its way.
-    let _permit = shared.memory.upload(PART_BYTES as u64).await;
     let mut writer = Writer::new(name);
     let mut upload: Option<Upload> = None;
     let gathered = fill(shared, tier, name, &mut writer, &mut upload).await;
     let rest = writer.out.split().freeze();
     let written = match gathered {
-        Ok(()) => finish(tier, name, &mut upload, rest).await,
+        // With its credit, for what is left.
+        Ok(Some(_permit)) => finish(tier, name, &mut upload, rest).await.map(|()| true),
+        Ok(None) => Ok(false),
         Err(error) => Err(error),
     };
-    if let Err(error) = written {
+    if !matches!(written, Ok(true)) {
         if let Some(upload) = upload {
             tier.store.abort(upload).await;
         }
-        return Err(error);
+        return written.map(|_given_up| None);
     }
     let there = tier
         .store
@@ -146,7 +155,7 @@ async fn write(shared: &Shared, tier: &Tier, applied: Applied) -> Result<u64, Er
         let deleted = tier.store.delete_export(*old).await;
         deleted.map_err(Error::Storage)?;
     }
-    Ok(writer.bytes)
+    Ok(Some(writer.bytes))
 }
 
 /// Writes what is left, or all of it if nothing is on its way.
@@ -166,20 +175,25 @@ async fn finish(
     written.map_err(Error::Storage)
 }
 
-/// Copies all entries; full parts are on their way when it returns, the rest is in the writer.
+/// Copies all entries; full parts have been sent when it returns, the rest is in the writer. Returns the credit
+/// for that, or nothing if the log got full. Between two parts packs may have the credit.
 async fn fill(
     shared: &Shared,
     tier: &Tier,
     name: ExportName,
     writer: &mut Writer,
     upload: &mut Option<Upload>,
-) -> Result<(), Error> {
+) -> Result<Option<OwnedSemaphorePermit>, Error> {
     let mut from = Bytes::new();
+    let mut permit = shared.memory.upload(PART_BYTES as u64).await;
     loop {
+        if shared.checkpoints.is_hurried() {
+            return Ok(None);
+        }
         let page = entries::page(&*shared.index, &mut from).await?;
         if page.is_empty() {
             writer.end();
-            return Ok(());
+            return Ok(Some(permit));
         }
         for (key, value) in page {
             writer.put(&key, &value);
@@ -197,6 +211,8 @@ async fn fill(
                     sent.map_err(Error::Storage)?;
                 }
             }
+            drop(permit);
+            permit = shared.memory.upload(PART_BYTES as u64).await;
         }
     }
 }

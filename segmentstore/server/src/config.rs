@@ -100,6 +100,16 @@ pub enum Engine {
     Snapshot,
 }
 
+impl Engine {
+    /// Returns its name in settings.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Slatedb => "slatedb",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
 /// What peers may take. Raising a limit lets one peer, or all together, hold more memory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -40,6 +40,8 @@ const STOCK_BYTES: usize = 256 << 10;
 const UNRESERVED_BYTES: usize = 16 << 10;
 /// Each time a frame has grown by this it is given more time.
 const FRAME_PROGRESS_BYTES: usize = 64 << 10;
+/// That time is shorter by this for a frame that holds memory of its own.
+const LARGE_STEPS: u32 = 6;
 
 /// One command, with the memory it was granted.
 pub(crate) enum Arrived {
@@ -74,6 +76,8 @@ pub(crate) struct Input<R> {
     waiting: Option<(Pending, BoxFuture<'static, Permit>)>,
     /// The memory of a large frame that is being received.
     large: Large,
+    /// When a large frame that has its memory must be whole.
+    large_until: Instant,
     broken: Option<Close>,
     frame_time: Duration,
     /// When the frame being received must have got further, and how far it was when that was set.
@@ -98,6 +102,7 @@ impl<R: AsyncRead + Unpin> Input<R> {
             ready: VecDeque::new(),
             waiting: None,
             large: Large::No,
+            large_until: Instant::now(),
             broken: None,
             frame_time,
             // Runs until the first frame is there: who never says anything is not kept.
@@ -254,8 +259,10 @@ impl<R: AsyncRead + Unpin> Input<R> {
             if let Some(frame) = large_frame(&self.buffer) {
                 self.buffer.reserve(frame - self.buffer.len());
             }
-            // Others wait for this memory: no more time for more bytes.
-            self.deadline = Some((Instant::now() + self.frame_time, usize::MAX / 2));
+            // Others wait for this memory: it is not lent to who keeps silent, nor for long.
+            let now = Instant::now();
+            self.large_until = now + self.frame_time;
+            self.deadline = Some((now + self.frame_time / LARGE_STEPS, self.buffer.len()));
         }
     }
 
@@ -301,7 +308,11 @@ impl<R: AsyncRead + Unpin> Input<R> {
         if let Some((deadline, from)) = &mut self.deadline
             && self.buffer.len() >= *from + FRAME_PROGRESS_BYTES
         {
-            *deadline = Instant::now() + self.frame_time;
+            let now = Instant::now();
+            *deadline = match self.large {
+                Large::Granted(_) => self.large_until.min(now + self.frame_time / LARGE_STEPS),
+                _ => now + self.frame_time,
+            };
             *from = self.buffer.len();
         }
         Ok(())
@@ -471,6 +482,40 @@ mod tests {
         send(&mut peer, &[block.into(), KeepAlive {}.into()]).await;
         assert_eq!(input.next().await.unwrap().len(), 1);
         assert_eq!(input.next().await.err(), Some(Close::FrameTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_memory_of_a_large_frame_is_lent_to_who_sends_it() {
+        let budget = MemoryBudget::default();
+        let mut frame = Encoder::default();
+        append(8 << 20).encode(&mut frame);
+        let frame = frame.take();
+        // Silent behind half of it; then with 64 KiB every nine seconds, which would take 13 minutes.
+        for (steps, most) in [(0, 11), (128, 61)] {
+            let (mut peer, mut input) = input(&budget);
+            let start = Instant::now();
+            let (first, rest) = frame.split_at(1 << 20);
+            peer.write_all(first).await.unwrap();
+            let sending = async {
+                for step in rest.chunks(64 << 10).take(steps) {
+                    tokio::time::sleep(Duration::from_secs(9)).await;
+                    peer.write_all(step).await.unwrap();
+                }
+                std::future::pending::<()>().await;
+            };
+            let ended = tokio::select! {
+                ended = input.next() => ended.err(),
+                () = sending => unreachable!("it does not end"),
+            };
+            assert_eq!(ended, Some(Close::FrameTimeout));
+            assert!(
+                start.elapsed() <= Duration::from_secs(most),
+                "{:?}",
+                start.elapsed()
+            );
+            drop(input);
+            assert_eq!(budget.usage().operations, 0);
+        }
     }
 
     #[tokio::test]

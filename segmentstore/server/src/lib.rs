@@ -18,6 +18,7 @@ mod connection;
 mod directory;
 mod error;
 mod host;
+mod indexes;
 mod input;
 mod listener;
 mod load;
@@ -32,7 +33,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sarit_container::{Indexes, MemoryBudget, SlateStore};
+use sarit_container::MemoryBudget;
 use sarit_env::{Clock, Disk, Listener, Net, Rng};
 use sarit_wal::Wal;
 use tokio::sync::OnceCell;
@@ -126,7 +127,8 @@ async fn start_with(
     let address = config.listen;
     let storage = match &parts.storage {
         Some(storage) => storage.clone(),
-        None => open_storage(&config)?,
+        None => sarit_storage::Store::open(&config.storage, &config.data)
+            .map_err(|error| Error::Config(error.to_string()))?,
     };
     let listening = |source| Error::Listen { address, source };
     let listener = parts.net.listen(address).await.map_err(listening)?;
@@ -315,7 +317,14 @@ async fn open_containers(
         .get_or_try_init(|| open_log(&config, &parts, &inspect))
         .await?
         .clone();
-    let index = open_index(&config, &parts, &inspect)?;
+    let index = indexes::open(
+        parts.disk.clone(),
+        &config.data,
+        &config.index,
+        inspect.memory.index_cache_bytes(),
+        parts.clock.clone(),
+    )
+    .await?;
     let (storage, nonce) = (parts.storage, parts.rng.u128());
     let own = host::Parts {
         index,
@@ -334,26 +343,8 @@ async fn open_containers(
     }
 }
 
-/// Opens long-term storage where the settings say, and removes what a crash left there.
-fn open_storage(config: &Config) -> Result<sarit_storage::Store, Error> {
-    let store = sarit_storage::Store::open(&config.storage, &config.data)
-        .map_err(|error| Error::Config(error.to_string()))?;
-    if config.storage.url.is_none() {
-        let removed = sarit_storage::remove_unfinished(&config.data);
-        let io = |source| Error::Io {
-            what: "remove unfinished uploads".to_owned(),
-            source,
-        };
-        match removed.map_err(io)? {
-            0 => {}
-            removed => info!(removed, "unfinished uploads removed"),
-        }
-    }
-    Ok(store)
-}
-
-/// Finds out whether long-term storage can be relied on and is ours, as soon as it answers. Resolves only
-/// if not.
+/// Finds out whether long-term storage can be relied on and is ours, as soon as it answers, and removes what
+/// a crash left there. Resolves only if not.
 async fn probe(storage: Option<sarit_storage::Store>, nonce: u128, format: Format) -> Error {
     let Some(storage) = storage else {
         return std::future::pending().await;
@@ -384,6 +375,16 @@ async fn probe(storage: Option<sarit_storage::Store>, nonce: u128, format: Forma
             Err(source) => return Error::Storage(source),
         }
     }
+    match storage.remove_unfinished().await {
+        Ok(0) => {}
+        Ok(removed) => info!(removed, "unfinished uploads removed"),
+        Err(source) => {
+            return Error::Io {
+                what: "remove unfinished uploads".to_owned(),
+                source,
+            };
+        }
+    }
     storage.claimed();
     tracing::debug!(%storage, "long-term storage answers");
     std::future::pending().await
@@ -402,20 +403,6 @@ async fn open_log(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<W
     let warm = usize::try_from(inspect.memory.warm_bytes()).unwrap_or(usize::MAX);
     settings.pool_bytes = settings.pool_bytes.min(warm);
     Ok(Wal::open_local(disk, &config.data, settings, identity, clock, rng).await?)
-}
-
-/// Opens the place of all indexes, `index/` in the data directory.
-fn open_index(config: &Config, parts: &Parts, inspect: &Inspect) -> Result<Indexes, Error> {
-    let folder = config.data.join("index");
-    Ok(match config.index.engine {
-        Engine::Snapshot => Indexes::files(parts.disk.clone(), folder),
-        Engine::Slatedb => {
-            let cache = inspect.memory.index_cache_bytes();
-            let store = SlateStore::local(&folder, cache, parts.clock.clone());
-            let poll = Duration::from_millis(config.index.poll_ms);
-            Indexes::slate(store.map_err(Error::Index)?.polling(poll))
-        }
-    })
 }
 
 fn ended_early(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Error {

@@ -4,14 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sarit_container::{Indexes, Inspector, MemoryBudget, SlateStore};
+use sarit_container::{Indexes, Inspector, MemoryBudget};
 use sarit_env::disk::{RealDisk, read_file};
 use sarit_env::{Clock, Disk, Rng};
 use sarit_proto::ids::ContainerId;
 use sarit_wal::{ChainRecord, LogId};
 
+use crate::config::Index;
 use crate::directory::{Directory, FORMAT_BYTES_MAX, Shape};
-use crate::{Config, Error};
+use crate::{Config, Error, indexes};
 
 /// A data directory that is ours until dropped: no server starts on it meanwhile.
 pub struct Offline {
@@ -44,21 +45,15 @@ impl Offline {
             range: None,
         };
         let directory = Directory::open(&*disk, data, shape, &Rng::from_os()).await?;
-        let folder = data.join("index");
-        let dumps = disk.list(&folder).await.unwrap_or_default();
-        let dumped = dumps.iter().any(|entry| {
-            entry
-                .path
-                .extension()
-                .is_some_and(|kind| kind == "snapshot")
-        });
-        let indexes = if dumped {
-            Indexes::files(disk.clone(), folder)
-        } else {
-            let cache = MemoryBudget::new(Config::default().memory.budget).index_cache_bytes();
-            let store = SlateStore::local(&folder, cache, Clock::system());
-            Indexes::slate(store.map_err(Error::Index)?)
+        let engine = indexes::found(&*disk, &data.join("index"))
+            .await?
+            .unwrap_or_default();
+        let config = Index {
+            engine,
+            ..Index::default()
         };
+        let cache = MemoryBudget::new(Config::default().memory.budget).index_cache_bytes();
+        let indexes = indexes::open(disk.clone(), data, &config, cache, Clock::system()).await?;
         Ok(Some(Self {
             disk,
             data: data.to_owned(),

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sarit_container::{Indexes, MemoryBudget, Rebuilt, SlateStore};
+use sarit_container::{MemoryBudget, Rebuilt};
 use sarit_env::disk::RealDisk;
 use sarit_env::{Clock, Disk};
 use sarit_proto::ids::ContainerId;
 use sarit_wal::LogId;
 
-use crate::Error;
-use crate::config::{Config, Engine};
+use crate::config::Config;
 use crate::directory::{Directory, Format};
+use crate::{Error, indexes};
 
 /// What is in the way of a new log and a new index.
 const FOLDERS: [&str; 3] = ["chain", "wal", "index"];
@@ -43,15 +43,9 @@ pub async fn recover_from_storage(config: &Config) -> Result<Vec<(ContainerId, R
             )));
         }
     }
+    let cache = MemoryBudget::new(config.memory.budget).index_cache_bytes();
     let clock = Clock::system();
-    let folder = config.data.join("index");
-    let indexes = match config.index.engine {
-        Engine::Snapshot => Indexes::files(disk.clone(), folder),
-        Engine::Slatedb => {
-            let cache = MemoryBudget::new(config.memory.budget).index_cache_bytes();
-            Indexes::slate(SlateStore::local(&folder, cache, clock).map_err(Error::Index)?)
-        }
-    };
+    let indexes = indexes::open(disk.clone(), &config.data, &config.index, cache, clock).await?;
     let mut found = Vec::new();
     let owned = format.owned();
     for number in owned.start()..owned.end() {

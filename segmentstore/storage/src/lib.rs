@@ -21,5 +21,4 @@ pub use pack::{BLOCK_BYTES, Blocks, FOOTER_BYTES, Footer, Index, Kind, OBJECT_BY
 pub use pack::{PackWriter, RUNS_MAX, Run, TABLE_HINT_BYTES, WrittenPack};
 #[cfg(any(test, feature = "test-util"))]
 pub use store::memory;
-pub use store::remove_unfinished;
 pub use store::{Config, Counts, ExportName, Operation, READ_BYTES_MAX, Store, StoreError, Upload};

@@ -75,7 +75,16 @@ pub(super) async fn store(
         }
         Err(Failure::Fatal(error)) => return Err(error),
     };
-    let committed = commit(flusher, id, &pack, compact).await;
+    let request = match request(flusher, id, &pack, compact).await {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::warn!(%error, "where a pack's bytes lie was not noted");
+            shared.metrics.flush_failures.add(1);
+            flusher.tier.unreferenced(vec![id]);
+            return Ok(false);
+        }
+    };
+    let committed = commit(flusher, request).await;
     if committed.is_ok() {
         let metrics = &shared.metrics;
         metrics.packs_written.add(1);
@@ -89,13 +98,16 @@ pub(super) async fn store(
     Ok(committed.is_ok())
 }
 
-/// Has the log note where the bytes lie.
-async fn commit(
+/// What is to be noted, and who wants to know.
+type Noting = (Request, oneshot::Receiver<Result<(), Error>>);
+
+/// Asks for a note of where the bytes lie.
+async fn request(
     flusher: &Flusher,
     id: PackId,
     pack: &WrittenPack,
     compact: bool,
-) -> Result<(), Error> {
+) -> Result<Noting, Error> {
     let mut runs = BytesMut::with_capacity(pack.runs.len() * PLACED_RUN);
     for run in &pack.runs {
         let placed = PlacedRun {
@@ -127,9 +139,17 @@ async fn commit(
         wish,
         pins,
     };
+    Ok((request, answer))
+}
+
+/// Has the log note where the bytes lie.
+async fn commit(flusher: &Flusher, (request, answer): Noting) -> Result<(), Error> {
     #[cfg(planted = "flush_before_commit")]
-    if let Wish::Place { runs, size, .. } = &request.wish {
-        let placed = crate::operation::Placed::new(id, *size, runs);
+    if let Wish::Place {
+        pack, runs, size, ..
+    } = &request.wish
+    {
+        let placed = crate::operation::Placed::new(*pack, *size, runs);
         flusher.shared.state.write().place_unlogged(placed);
     }
     let requests = &flusher.requests;

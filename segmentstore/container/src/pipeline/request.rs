@@ -82,9 +82,23 @@ pub(crate) enum Wish {
 }
 
 impl Wish {
-    /// Returns whether it may use the log's reserve: it brings little, and may make room.
+    /// Returns whether it may use the log's reserve: it makes room, or is needed before what does, and
+    /// there are only so many. Whatever clients can ask for without end waits as appends do, or an
+    /// outage of long-term storage would end with nothing left to note the first pack with.
     pub(crate) fn is_exempt(&self) -> bool {
-        !matches!(self, Self::TableUpdate(..))
+        match self {
+            Self::Seal(..)
+            | Self::Truncate(..)
+            | Self::Delete { .. }
+            | Self::Place { .. }
+            | Self::CheckpointEnd(..) => true,
+            Self::Create(..)
+            | Self::UpdateAttribute(..)
+            | Self::OverwriteAttributes(..)
+            | Self::TableUpdate(..)
+            | Self::TableRemove(..)
+            | Self::Merge { .. } => false,
+        }
     }
 
     /// Returns whether the container itself asks.

@@ -10,8 +10,8 @@ use sarit_container::{
 use sarit_env::sim::SimDisk;
 use sarit_env::{Clock, Rng};
 use sarit_proto::ids::ContainerId;
-use sarit_storage::memory::Memory as Objects;
-use sarit_wal::Wal;
+use sarit_storage::memory::{Faults, Memory as Objects};
+use sarit_wal::{Space, Wal};
 use tokio::time::timeout;
 
 use crate::world::{Connection, append_bytes};
@@ -117,5 +117,43 @@ async fn containers_that_are_idle_do_not_keep_the_log_full() {
     for (at, (container, _)) in containers.iter().enumerate() {
         let last = Connection::to(container).setup("s", 1).await.unwrap();
         assert_eq!(last, if at == 0 { number } else { 1 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_cannot_use_up_what_notes_packs_when_storage_is_back() {
+    let host = Host::new();
+    let (wal, containers) = host.start().await;
+    let container = &containers[0].0;
+    for segment in ["s", "unneeded"] {
+        let created = container.create(segment, Kind::Stream, vec![]).await;
+        created.unwrap();
+    }
+    host.objects.set_faults(Faults {
+        refuse: 1.0,
+        ..Faults::default()
+    });
+    let mut writer = Connection::to(container);
+    let mut sent = 0;
+    while *wal.space().borrow() == Space::Ok {
+        sent += 1;
+        let append = append_bytes("s", 1, sent, vec![1; EVENT].into());
+        writer.submit(vec![append]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Each would be a frame of a block, more of them than the reserve has.
+    for number in 0..100 {
+        let name = format!("s{number}");
+        let creation = container.create(&name, Kind::Stream, vec![]);
+        let created = timeout(Duration::from_secs(1), creation).await;
+        assert!(created.is_err(), "{number}: {created:?}");
+    }
+    let deleted = timeout(WAIT, container.delete("unneeded")).await;
+    deleted.expect("this makes room").unwrap();
+    host.objects.set_faults(Faults::default());
+    for number in 1..=sent {
+        let outcome = timeout(WAIT, writer.outcome()).await;
+        let outcome = outcome.unwrap_or_else(|_| panic!("event {number} waits for ever"));
+        outcome.result.unwrap();
     }
 }

@@ -87,7 +87,7 @@ async fn appends_hold_their_credit_until_they_are_durable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_room_appends_wait_in_order_and_everything_else_goes_on() {
+async fn without_room_appends_wait_in_order_and_what_makes_room_goes_on() {
     let config = Config {
         inbox: 4,
         ..Config::default()
@@ -114,7 +114,9 @@ async fn without_room_appends_wait_in_order_and_everything_else_goes_on() {
     world.container.truncate("s", Offset(1)).await.unwrap();
     world.container.seal("old").await.unwrap();
     world.container.delete("older").await.unwrap();
-    world.container.update_policy("s", 1, 1).await.unwrap();
+    let policy = world.container.update_policy("s", 1, 1);
+    let policy = timeout(MOMENT, policy).await;
+    assert!(policy.is_err(), "clients could do it without end");
     let entry = TableEntry {
         key: TableKey {
             key: "k".into(),

@@ -53,7 +53,7 @@ impl std::fmt::Debug for Config {
 impl Config {
     pub(super) fn open(&self, dir: &FilePath) -> Result<Store, StoreError> {
         let Some(url) = &self.url else {
-            return Store::local(dir);
+            return Ok(Store::local(dir)?.unclaimed());
         };
         if let Some(dir) = url.strip_prefix("file://") {
             return Ok(Store::local(FilePath::new(dir))?.unclaimed());

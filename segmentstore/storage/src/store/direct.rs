@@ -1,4 +1,5 @@
-//! Packs in a directory: written past the page cache, by one thread, large ones part by part.
+//! Packs in a directory: written past the page cache, by one thread, large ones part by part; read by few
+//! at a time.
 //!
 //! Written the ordinary way, a pack lies in the cache until it is complete, and then all of its 128 MiB
 //! go to the device at once: until that is done, every sync of a log on the same disk waits. Here the
@@ -21,20 +22,28 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use object_store::path::Path;
 use object_store::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};
+use parking_lot::Mutex;
 use sarit_env::disk::{Disk, DiskFile, OpenMode, RealDisk};
 use sarit_env::spawn_worker;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 /// Behind the name of a pack that is not complete.
 const UNFINISHED: &str = "#0";
 /// Pieces of work that wait for the thread; whoever has more waits with them.
 const WAITING: usize = 16;
+/// Calls that read at the same time. A disk that hangs keeps the thread of each, also when nobody waits for it
+/// any longer, and the index must find threads left: the process has 32.
+const READS_MAX: usize = 16;
 
 /// A directory that packs are written to.
 pub(super) struct Directory {
     root: PathBuf,
     /// Starts with the first pack.
     thread: OnceLock<Thread>,
+    reads: Arc<Semaphore>,
+    /// Reads that nobody may wait for any longer.
+    tasks: TaskTracker,
 }
 
 impl fmt::Debug for Directory {
@@ -51,6 +60,21 @@ struct Thread(mpsc::Sender<Work>);
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Work that has not begun; dropping this drops it.
+struct Waiting(Arc<Mutex<Option<Work>>>);
+
+impl Waiting {
+    fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::pin(work)))))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.0.lock().take());
+    }
+}
+
 impl Thread {
     fn start() -> Self {
         let (work, mut received) = mpsc::channel::<Work>(WAITING);
@@ -62,15 +86,24 @@ impl Thread {
         Self(work)
     }
 
-    /// Has the thread do something. Begun is done, even if nobody waits for it any longer.
+    /// Has the thread do something. Begun is done, even if nobody waits for it any longer. What was given
+    /// up before is not done, and the memory it holds is given back at once, however long the thread is
+    /// busy with something else.
     async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = io::Result<T>> + Send + 'static,
     ) -> Result<T> {
         let (done, outcome) = oneshot::channel();
-        let work = async move {
+        let waiting = Waiting::new(async move {
             // Whoever asked may have given up.
             let _ = done.send(work.await);
+        });
+        let begun = waiting.0.clone();
+        let work = async move {
+            let work = begun.lock().take();
+            if let Some(work) = work {
+                work.await;
+            }
         };
         let stopped = || io::Error::other("the thread that writes packs has ended");
         let sent = self.0.send(Box::pin(work)).await;
@@ -91,8 +124,31 @@ fn failed(error: io::Error) -> object_store::Error {
 
 impl Directory {
     pub(super) fn new(root: PathBuf) -> Self {
-        let thread = OnceLock::new();
-        Self { root, thread }
+        Self {
+            root,
+            thread: OnceLock::new(),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Where packs lie, below `lts`.
+    pub(super) fn root(&self) -> &FilePath {
+        &self.root
+    }
+
+    /// Reads, when fewer than [`READS_MAX`] do. Goes on if it is dropped: the call counts until it ends.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.reads.clone().acquire_owned().await;
+        let reading = self.tasks.spawn(async move {
+            let _permit = permit;
+            read.await
+        });
+        let ended = |error| Err(failed(io::Error::other(error)));
+        reading.await.unwrap_or_else(ended)
     }
 
     fn thread(&self) -> Thread {
@@ -238,5 +294,54 @@ impl MultipartUpload for DirectUpload {
             }
         };
         self.thread.run(abort).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_that_hang_count_until_they_end() {
+        let directory = Directory::new(PathBuf::from("nowhere"));
+        let begun = Arc::new(AtomicUsize::new(0));
+        for _ in 0..READS_MAX + 4 {
+            let begun = begun.clone();
+            let read = directory.read(async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                pending::<Result<()>>().await
+            });
+            let given_up = tokio::time::timeout(std::time::Duration::from_millis(5), read).await;
+            assert!(given_up.is_err());
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), READS_MAX);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_given_up_before_it_began_holds_nothing() {
+        let thread = Thread::start();
+        let (free, blocked) = oneshot::channel::<()>();
+        let first = thread.run(async move {
+            let _ = blocked.await;
+            Ok(())
+        });
+        let mut first = Box::pin(first);
+        assert!((&mut first).now_or_never().is_none());
+        let memory = Arc::new(());
+        let held = memory.clone();
+        let second = thread.run(async move {
+            drop(held);
+            Ok(())
+        });
+        let mut second = Box::pin(second);
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!(Arc::strong_count(&memory), 2);
+        drop(second);
+        assert_eq!(Arc::strong_count(&memory), 1);
+        free.send(()).unwrap();
+        first.await.unwrap();
     }
 }

@@ -7,8 +7,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::{Operation, READ_BYTES_MAX, Refusal, Store, StoreError, Upload};
 
@@ -96,18 +95,11 @@ impl Store {
     /// Retryable ones.
     pub async fn exports(&self, container: u32) -> Result<Vec<(ExportName, u64)>, StoreError> {
         let path = self.path(&format!("lts/index/{container:04x}"));
-        let list = async {
-            let mut found = Vec::new();
-            let mut listing = self.0.objects.list(Some(&path));
-            while let Some(object) = listing.next().await {
-                let object = object?;
-                if let Some(Ok(name)) = self.below(&object.location).map(|name| name.parse()) {
-                    found.push((name, object.size));
-                }
-            }
-            Ok(found)
+        let named = |object: ObjectMeta| {
+            let name = self.below(&object.location)?.parse().ok()?;
+            Some((name, object.size))
         };
-        match self.request(Operation::List, &path, 0, list).await {
+        match self.objects_at(&path, named).await {
             Ok(mut found) => {
                 found.sort_unstable();
                 Ok(found)

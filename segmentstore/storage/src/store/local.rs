@@ -5,8 +5,8 @@ use std::fs::{DirEntry, read_dir, remove_file};
 use std::io;
 use std::path::Path;
 
-/// Removes the unfinished uploads of packs in `dir` and returns how many there were. Only for the owner
-/// of the directory, before its first upload.
+/// Removes the unfinished uploads of packs and copies of indexes in `dir` and returns how many there were.
+/// Only for the owner of the directory, before its first upload.
 ///
 /// # Errors
 /// What the file system says; a folder that is not there is empty.
@@ -14,14 +14,12 @@ use std::path::Path;
     clippy::disallowed_methods,
     reason = "the object store in a directory is outside of simulated worlds as a whole"
 )]
-pub fn remove_unfinished(dir: &Path) -> io::Result<usize> {
+pub(super) fn remove_unfinished(dir: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for spread in entries(&dir.join("lts"))? {
         for container in entries(&spread.path())? {
             for file in entries(&container.path())? {
-                let name = file.file_name();
-                let unfinished = name.to_str().and_then(|name| name.split_once(".pk#"));
-                if unfinished.is_some_and(|(_, n)| n.bytes().all(|byte| byte.is_ascii_digit())) {
+                if file.file_name().to_str().is_some_and(is_unfinished) {
                     remove_file(file.path())?;
                     removed += 1;
                 }
@@ -29,6 +27,15 @@ pub fn remove_unfinished(dir: &Path) -> io::Result<usize> {
         }
     }
     Ok(removed)
+}
+
+/// Whether a file has the name of an object with a number behind it, which makes it none.
+fn is_unfinished(file: &str) -> bool {
+    let Some((object, number)) = file.rsplit_once('#') else {
+        return false;
+    };
+    let ours = object.ends_with(".pk") || object.ends_with(".ix");
+    ours && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[allow(clippy::disallowed_methods, reason = "as above")]

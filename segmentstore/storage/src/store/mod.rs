@@ -6,8 +6,8 @@
 //! request is repeated here beyond what the S3 client does within that time: who asks knows how long
 //! it is worth trying.
 //!
-//! A place that is not the data directory could be anybody's: until it is [claimed](Store::claim),
-//! nothing is written or deleted there.
+//! A place that settings name could be anybody's: until it is [claimed](Store::claim), nothing is written
+//! or deleted there.
 
 mod claim;
 mod config;
@@ -20,6 +20,7 @@ pub mod memory;
 mod probe;
 mod read;
 
+use std::io;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -31,15 +32,15 @@ use futures_util::StreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload,
+    GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload,
 };
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 pub use config::Config;
 pub use counts::{Counts, Operation};
 pub use exports::ExportName;
-pub use local::remove_unfinished;
 
 use self::direct::Directory;
 use crate::names::PackName;
@@ -313,11 +314,12 @@ impl Store {
             range: Some(GetRange::Suffix(bytes.max(FOOTER_BYTES as u64))),
             ..GetOptions::default()
         };
-        let get = async {
-            let got = self.0.objects.get_opts(&path, options).await?;
+        let (objects, from) = (self.0.objects.clone(), path.clone());
+        let get = self.reading(async move {
+            let got = objects.get_opts(&from, options).await?;
             let len = got.meta.size;
             Ok((len, got.bytes().await?))
-        };
+        });
         let got = self.request(Operation::Get, &path, bytes, get).await;
         let (len, bytes) = got.map_err(|refusal| refusal.into_error(&path))?;
         self.0.counts.read(bytes.len() as u64);
@@ -367,7 +369,8 @@ impl Store {
     pub async fn read(&self, name: PackName, range: Range<u64>) -> Result<Bytes, StoreError> {
         let path = self.path(&name.to_string());
         let asked = range.end - range.start;
-        let get = self.0.objects.get_range(&path, range.clone());
+        let (objects, from, part) = (self.0.objects.clone(), path.clone(), range.clone());
+        let get = self.reading(async move { objects.get_range(&from, part).await });
         let got = self.request(Operation::Get, &path, asked, get).await;
         let bytes = got.map_err(|refusal| refusal.into_error(&path))?;
         let given = bytes.len() as u64;
@@ -419,23 +422,63 @@ impl Store {
     }
 
     async fn list_at(&self, path: Path) -> Result<Vec<(PackName, u64)>, StoreError> {
-        let list = async {
-            let mut found = Vec::new();
-            let mut listing = self.0.objects.list(Some(&path));
-            while let Some(object) = listing.next().await {
-                let object = object?;
-                if let Some(name) = self.name(&object.location) {
-                    found.push((name, object.size));
-                }
-            }
-            Ok(found)
-        };
-        let listed = self.request(Operation::List, &path, 0, list).await;
-        match listed {
+        let named = |object: ObjectMeta| Some((self.name(&object.location)?, object.size));
+        match self.objects_at(&path, named).await {
             Ok(found) => Ok(found),
             Err(Refusal::Missing) => Ok(Vec::new()),
             Err(refusal) => Err(refusal.into_error(&path)),
         }
+    }
+
+    /// Has a call that reads count among those of a directory, if this is one.
+    async fn reading<T: Send + 'static>(
+        &self,
+        read: impl Future<Output = object_store::Result<T>> + Send + 'static,
+    ) -> object_store::Result<T> {
+        match &self.0.directory {
+            Some(directory) => directory.read(read).await,
+            None => read.await,
+        }
+    }
+
+    /// Removes what a crash left of uploads, if this is a directory: an object store cleans up in its own
+    /// time. Returns how many there were. Only for the owner, before the first upload.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn remove_unfinished(&self) -> io::Result<usize> {
+        let Some(directory) = &self.0.directory else {
+            return Ok(0);
+        };
+        let root = directory.root().to_path_buf();
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the object store in a directory is outside of simulated worlds as a whole"
+        )]
+        let removed = tokio::task::spawn_blocking(move || local::remove_unfinished(&root));
+        removed.await.map_err(io::Error::other)?
+    }
+
+    /// Lists what `pick` makes of the objects below `path`. A listing may have hundreds of pages, so the
+    /// store has the time of a request for each step, not for the whole.
+    async fn objects_at<T>(
+        &self,
+        path: &Path,
+        pick: impl Fn(ObjectMeta) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        let list = async {
+            let mut found = Vec::new();
+            let mut listing = self.0.objects.list(Some(path));
+            loop {
+                match timeout(REQUEST_TIME, listing.next()).await? {
+                    Some(Ok(object)) => found.extend(pick(object)),
+                    Some(Err(error)) => return Ok(Err(error)),
+                    None => return Ok(Ok(found)),
+                }
+            }
+        };
+        let outcome = self.0.counts.request(Operation::List, list).await;
+        answered(Operation::List, path, REQUEST_TIME, outcome)
     }
 
     fn path(&self, name: &str) -> Path {
@@ -491,36 +534,45 @@ impl Store {
     ) -> Result<T, Refusal> {
         let time = REQUEST_TIME + Duration::from_secs(bytes / SLOWEST);
         let request = self.0.counts.request(operation, timeout(time, request));
-        match request.await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(object_store::Error::NotFound { .. })) => Err(Refusal::Missing),
-            Ok(Err(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            )) => Err(Refusal::Exists),
-            Ok(Err(source)) => {
-                let denied = matches!(
-                    source,
-                    object_store::Error::PermissionDenied { .. }
-                        | object_store::Error::Unauthenticated { .. }
-                );
-                let error = StoreError::Unavailable {
-                    operation: operation.name(),
-                    name: path.to_string(),
-                    source: Arc::new(source),
-                };
-                Err(if denied {
-                    Refusal::Denied(error)
-                } else {
-                    Refusal::Error(error)
-                })
-            }
-            Err(_) => Err(Refusal::Error(StoreError::TimedOut {
+        answered(operation, path, time, request.await)
+    }
+}
+
+/// Says what the outcome of a request means.
+fn answered<T>(
+    operation: Operation,
+    path: &Path,
+    time: Duration,
+    outcome: Result<object_store::Result<T>, Elapsed>,
+) -> Result<T, Refusal> {
+    match outcome {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(object_store::Error::NotFound { .. })) => Err(Refusal::Missing),
+        Ok(Err(
+            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
+        )) => Err(Refusal::Exists),
+        Ok(Err(source)) => {
+            let denied = matches!(
+                source,
+                object_store::Error::PermissionDenied { .. }
+                    | object_store::Error::Unauthenticated { .. }
+            );
+            let error = StoreError::Unavailable {
                 operation: operation.name(),
                 name: path.to_string(),
-                seconds: time.as_secs(),
-            })),
+                source: Arc::new(source),
+            };
+            Err(if denied {
+                Refusal::Denied(error)
+            } else {
+                Refusal::Error(error)
+            })
         }
+        Err(_) => Err(Refusal::Error(StoreError::TimedOut {
+            operation: operation.name(),
+            name: path.to_string(),
+            seconds: time.as_secs(),
+        })),
     }
 }
 

@@ -38,7 +38,14 @@ impl Store {
                     )));
                 }
                 (_, Err(Refusal::Missing)) => return Err(self.no_bucket()),
-                // An earlier try of this very request, whose answer was lost, can be the reason.
+                // An earlier try of this very request, whose answer was lost, made it: another name can tell.
+                (0, Err(Refusal::Exists)) => {
+                    return Err(StoreError::TimedOut {
+                        operation: Operation::Put.name(),
+                        name: path.to_string(),
+                        seconds: 0,
+                    });
+                }
                 (_, Err(refusal)) => return Err(refusal.into_first_error(path)),
             }
         }

@@ -37,8 +37,9 @@ impl Store {
             range: Some(GetRange::Bounded(at..at + asked)),
             ..GetOptions::default()
         };
-        let get = async {
-            let got = self.0.objects.get_opts(&path, options).await?;
+        let (objects, from) = (self.0.objects.clone(), path.clone());
+        let get = self.reading(async move {
+            let got = objects.get_opts(&from, options).await?;
             let given = got.range.end.saturating_sub(got.range.start);
             if given != asked {
                 return Ok((given, Vec::new()));
@@ -59,7 +60,7 @@ impl Store {
                 }
             };
             Ok((given, pieces))
-        };
+        });
         let got = self.request(Operation::Get, &path, asked, get).await;
         let (given, pieces) = got.map_err(|refusal| refusal.into_error(&path))?;
         self.0.counts.read(given);

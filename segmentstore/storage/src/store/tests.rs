@@ -100,9 +100,15 @@ async fn a_directory_conforms() {
     // What a crash in the middle of an upload leaves.
     let upload = store.upload(name(3)).await.unwrap();
     std::mem::forget(upload);
+    // And in the middle of a copy of an index.
+    let export = "lts/index/0001/000000000009-000000001234.ix";
+    std::fs::create_dir_all(dir.join("lts/index/0001")).unwrap();
+    std::fs::write(dir.join(format!("{export}#3")), "x").unwrap();
+    std::fs::write(dir.join(export), "x").unwrap();
     let before = store.list(1).await.unwrap();
-    assert_eq!(remove_unfinished(&dir).unwrap(), 1);
-    assert_eq!(remove_unfinished(&dir).unwrap(), 0);
+    assert_eq!(store.remove_unfinished().await.unwrap(), 2);
+    assert_eq!(store.remove_unfinished().await.unwrap(), 0);
+    assert_eq!(store.exports(1).await.unwrap().len(), 1);
     assert_eq!(store.list(1).await.unwrap(), before);
     std::fs::remove_dir_all(&dir).unwrap();
 }
@@ -128,7 +134,7 @@ async fn an_upload_to_a_directory_is_there_when_it_is_complete_and_only_then() {
     let mut given_up = store.upload(name(5)).await.unwrap();
     store.part(&mut given_up, vec![half]).await.unwrap();
     store.abort(given_up).await;
-    assert_eq!(remove_unfinished(&dir).unwrap(), 0);
+    assert_eq!(store.remove_unfinished().await.unwrap(), 0);
     assert_eq!(store.list(1).await.unwrap(), [(name(4), pack.len)]);
     std::fs::remove_dir_all(&dir).unwrap();
 }
