@@ -1,5 +1,6 @@
 //! A stream whose head moves while hosts crash: somebody writes it; either somebody reads it and drops
-//! what was read, or its retention policy drops what is more than enough.
+//! what was read, or its retention policy drops what is more than enough, perhaps only what a subscriber
+//! has read.
 //!
 //! Nothing may be gone that nobody dropped, and nothing that was dropped comes back.
 
@@ -15,6 +16,7 @@ use sarit_proto::policy::{RetentionPolicy, RetentionUnit, StreamConfig};
 use sarit_tests::history::{Event, History};
 
 use crate::clients::patiently;
+use crate::subscriber::Subscriber;
 use crate::world::{Phase, SharedRef, breach, note};
 
 /// What writes this stream; it has a history of its own.
@@ -41,14 +43,28 @@ pub(crate) struct Kept {
     droppable: BTreeSet<Event>,
     /// Read before a truncation that was answered, so gone.
     dropped: BTreeSet<Event>,
-    /// A retention policy drops, and nobody else.
-    by_policy: bool,
+    dropper: Dropper,
+}
+
+/// Who has what is no longer needed dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Dropper {
+    #[default]
+    Reader,
+    Policy,
+    /// A policy, where a subscriber has read.
+    Subscriber,
 }
 
 impl Kept {
     fn acknowledge(&mut self, event: Event) {
         self.history.acknowledge(event);
         self.acknowledged.push(event);
+    }
+
+    /// Notes what may be gone from now on.
+    pub(crate) fn droppable(&mut self, events: Vec<Event>) {
+        self.droppable.extend(events);
     }
 }
 
@@ -58,9 +74,13 @@ fn stream() -> ScopedStream {
 
 /// Creates the stream, writes it and truncates it until the chaos is over.
 pub(crate) async fn live(shared: SharedRef, client: Client, rng: Rng) -> Kept {
-    let by_policy = rng.chance(0.5);
+    let dropper = match rng.below(3) {
+        0 => Dropper::Reader,
+        1 => Dropper::Policy,
+        _ => Dropper::Subscriber,
+    };
     let mut config = StreamConfig::fixed(SEGMENTS).expect("so many are allowed");
-    if by_policy {
+    if dropper != Dropper::Reader {
         let policy = RetentionPolicy::new(RetentionUnit::Bytes, KEPT_MIN as u64, None);
         config.retention = Some(policy.expect("it has no maximum"));
     }
@@ -69,12 +89,16 @@ pub(crate) async fn live(shared: SharedRef, client: Client, rng: Rng) -> Kept {
         client.controller().create_stream(&stream, &config).await
     })
     .await;
+    let subscriber = match dropper {
+        Dropper::Subscriber => Some(Subscriber::create(&shared, &client, &stream).await),
+        _ => None,
+    };
     let events = patiently(&shared, "open its writer", async || {
         client.event_writer(&stream).await
     })
     .await;
     let kept = Mutex::new(Kept {
-        by_policy,
+        dropper,
         ..Kept::default()
     });
     let writing = async {
@@ -96,7 +120,10 @@ pub(crate) async fn live(shared: SharedRef, client: Client, rng: Rng) -> Kept {
         }
     };
     let truncating = async {
-        while !by_policy && shared.lock().phase == Phase::Chaos {
+        if let Some(subscriber) = subscriber {
+            subscriber.follow(&shared, &client, &kept, &rng).await;
+        }
+        while dropper == Dropper::Reader && shared.lock().phase == Phase::Chaos {
             tokio::time::sleep(Duration::from_millis(1 + rng.below(PAUSE_MAX_MS))).await;
             match truncate(&client, &stream, &kept, &rng).await {
                 Ok(count) => {
@@ -127,7 +154,7 @@ async fn truncate(
         }
     }
     let cut = reader.cut();
-    kept.lock().droppable.extend(read.iter().copied());
+    kept.lock().droppable(read.clone());
     client.controller().truncate_stream(&cut).await?;
     let count = read.len();
     kept.lock().dropped.extend(read);
@@ -179,9 +206,11 @@ fn faults(kept: &Kept, read: &[Option<Event>]) -> Vec<String> {
     }
     let gone = kept.acknowledged.iter();
     let gone: Vec<&Event> = gone.filter(|event| !read.contains(event)).collect();
-    if !kept.by_policy {
+    if kept.dropper != Dropper::Policy {
         let lost = gone.iter().filter(|event| !kept.droppable.contains(event));
         wrong.extend(lost.map(|event| format!("{event:?} is gone, and nobody dropped it")));
+    }
+    if kept.dropper == Dropper::Reader {
         return wrong;
     }
     // By policy: only from the head of each key, and never into what it keeps.

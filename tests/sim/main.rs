@@ -11,6 +11,7 @@ mod head;
 mod plan;
 mod raw;
 mod scaling;
+mod subscriber;
 mod transactions;
 mod world;
 
@@ -113,12 +114,13 @@ mod sound {
             sum.committed += report.committed;
             sum.aborted += report.aborted;
             sum.truncated += report.truncated;
+            sum.published += report.published;
             sum.resent += report.resent;
             sum.refused += report.refused;
         }
         println!(
             "{} worlds: {} events acknowledged, {} crashes, {} unsynced bytes dropped, {} splits and merges, {} transactions committed, \
-             {} aborted, {} truncations, {} repetitions and {} refused \
+             {} aborted, {} truncations, {} cuts of subscribers, {} repetitions and {} refused \
              conditional appends answered, 0 promises broken",
             seeds.len(),
             sum.acknowledged,
@@ -128,6 +130,7 @@ mod sound {
             sum.committed,
             sum.aborted,
             sum.truncated,
+            sum.published,
             sum.resent,
             sum.refused
         );
@@ -137,6 +140,7 @@ mod sound {
             !many || sum.committed > 0 && sum.aborted > 0 && sum.truncated > 0,
             "no world committed, aborted or truncated"
         );
+        assert!(!many || sum.published > 0, "no subscriber published a cut");
         assert!(
             !many || sum.resent > 0 && sum.refused > 0,
             "the writer by hand never looked where other clients do not"

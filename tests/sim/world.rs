@@ -61,6 +61,8 @@ pub(crate) struct Report {
     pub(crate) aborted: u64,
     /// Truncations answered.
     pub(crate) truncated: u64,
+    /// Cuts that a subscriber published, and was answered.
+    pub(crate) published: u64,
     /// Times that the writer by hand resent what it was promised, and got an answer.
     pub(crate) resent: u64,
     /// Conditional appends of the writer by hand that were refused.

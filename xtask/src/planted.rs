@@ -35,7 +35,7 @@ const BUGS: [(&str, &[[&str; 4]]); 12] = [
     ("flush_before_commit", &[CONTAINER]),
     ("collect_referenced", &[CONTAINER]),
     ("stale_extent", &[CONTAINER]),
-    ("truncate_past_subscriber", &[RETENTION]),
+    ("truncate_past_subscriber", &[RETENTION, WORLDS]),
 ];
 
 /// Runs the tests with each bug whose name contains one of `only`, or with all.
