@@ -13,6 +13,7 @@ use crate::args::{ClientArgs, ScopeVerb, StreamOptions, StreamVerb};
 use crate::connect;
 use crate::elastic;
 use crate::exit::{Exit, Failure};
+use crate::output::print_line;
 
 /// Reads `SCOPE/STREAM` as a user may name it.
 pub(crate) fn stream_name(text: &str) -> anyhow::Result<ScopedStream> {
@@ -55,11 +56,11 @@ pub(crate) async fn cut(
 }
 
 /// Prints what was done: a sentence for people, JSON for scripts.
-pub(crate) fn say(client: &ClientArgs, sentence: &str, json: &Value) {
+pub(crate) fn say(client: &ClientArgs, sentence: &str, json: &Value) -> anyhow::Result<()> {
     if client.json {
-        println!("{json}");
+        print_line(json)
     } else {
-        println!("{sentence}");
+        print_line(sentence)
     }
 }
 
@@ -85,12 +86,12 @@ pub(crate) async fn scope(verb: ScopeVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("created scope {scope}"),
                 &json!({ "scope": scope.as_str() }),
-            );
+            )?;
         }
         ScopeVerb::List { client: args } => {
             let client = connect(&args.controller)?;
             let names = pages(async |from| client.controller().list_scopes(from).await).await?;
-            list(&args, &names);
+            list(&args, &names)?;
         }
         ScopeVerb::Describe {
             scope,
@@ -104,7 +105,7 @@ pub(crate) async fn scope(verb: ScopeVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("scope {scope}: {} streams", names.len()),
                 &json,
-            );
+            )?;
         }
         ScopeVerb::Delete {
             scope,
@@ -125,7 +126,7 @@ pub(crate) async fn scope(verb: ScopeVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("deleted scope {scope}"),
                 &json!({ "scope": scope.as_str() }),
-            );
+            )?;
         }
     }
     Ok(())
@@ -161,7 +162,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("created stream {stream} with {segments} segments"),
                 &json,
-            );
+            )?;
         }
         StreamVerb::List {
             scope,
@@ -170,7 +171,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
         } => {
             let scope = ScopeName::new(scope)?;
             let client = connect(&args.controller)?;
-            list(&args, &user_streams(&client, &scope, tag.as_deref()).await?);
+            list(&args, &user_streams(&client, &scope, tag.as_deref()).await?)?;
         }
         StreamVerb::Describe {
             stream,
@@ -197,7 +198,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("updated stream {stream}"),
                 &json!({ "stream": stream.to_string() }),
-            );
+            )?;
         }
         StreamVerb::Truncate {
             stream,
@@ -209,7 +210,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
             let cut = cut(&client, &stream, &at).await?;
             client.controller().truncate_stream(&cut).await?;
             let json = json!({ "stream": stream.to_string(), "head": cut.to_text() });
-            say(&args, &format!("truncated stream {stream}"), &json);
+            say(&args, &format!("truncated stream {stream}"), &json)?;
         }
         StreamVerb::Split(args) => elastic::split(args).await?,
         StreamVerb::Merge(args) => elastic::merge(args).await?,
@@ -230,7 +231,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("sealed stream {stream}"),
                 &json!({ "stream": stream.to_string() }),
-            );
+            )?;
         }
         StreamVerb::Delete {
             stream,
@@ -252,7 +253,7 @@ pub(crate) async fn stream(verb: StreamVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("deleted stream {stream}"),
                 &json!({ "stream": stream.to_string() }),
-            );
+            )?;
         }
     }
     Ok(())
@@ -297,7 +298,9 @@ fn configure(config: &mut StreamConfig, options: StreamOptions) -> anyhow::Resul
         (None, None) => None,
     };
     if let Some((unit, min)) = retain {
-        let policy = RetentionPolicy::new(unit, min, None).map_err(|error| usage(&error))?;
+        let now = config.retention.filter(|now| now.unit() == unit);
+        let max = now.and_then(RetentionPolicy::max);
+        let policy = RetentionPolicy::new(unit, min, max).map_err(|error| usage(&error))?;
         config.retention = Some(policy);
     }
     Ok(())
@@ -334,15 +337,14 @@ async fn describe(stream: &ScopedStream, args: &ClientArgs) -> anyhow::Result<()
             "head": head.to_text(),
             "tail": tail.to_text(),
         });
-        println!("{json}");
-        return Ok(());
+        return print_line(json);
     }
-    println!(
+    print_line(format_args!(
         "stream  {stream}{}",
         if owners.is_empty() { ", sealed" } else { "" }
-    );
+    ))?;
     for tag in tags {
-        println!("tag     {tag}");
+        print_line(format_args!("tag     {tag}"))?;
     }
     if let ScalingPolicy::ByRate {
         unit,
@@ -351,32 +353,31 @@ async fn describe(stream: &ScopedStream, args: &ClientArgs) -> anyhow::Result<()
         segments_min,
     } = config.scaling
     {
-        println!(
+        print_line(format_args!(
             "scaling {target} {} a second in each segment, split in {} at most, at least {segments_min} segments",
             unit_name(unit),
             factor.max(2)
-        );
+        ))?;
     }
     if let Some(retention) = &config.retention {
-        println!(
+        print_line(format_args!(
             "retain  at least {} {:?}",
             retention.min(),
             retention.unit()
-        );
+        ))?;
     }
     for segment in &segments {
         let part = |name: &str| segment[name].as_str().unwrap_or_default().to_owned();
-        println!(
+        print_line(format_args!(
             "segment {:<14} keys {:<20} bytes {}..{}",
             part("segment"),
             part("keys"),
             segment["start"],
             segment["end"]
-        );
+        ))?;
     }
-    println!("head    {}", head.to_text());
-    println!("tail    {}", tail.to_text());
-    Ok(())
+    print_line(format_args!("head    {}", head.to_text()))?;
+    print_line(format_args!("tail    {}", tail.to_text()))
 }
 
 fn unit_name(unit: RateUnit) -> &'static str {
@@ -436,10 +437,9 @@ pub(crate) async fn pages(
     }
 }
 
-pub(crate) fn list(args: &ClientArgs, names: &[String]) {
+pub(crate) fn list(args: &ClientArgs, names: &[String]) -> anyhow::Result<()> {
     if args.json {
-        println!("{}", json!(names));
-    } else {
-        names.iter().for_each(|name| println!("{name}"));
+        return print_line(json!(names));
     }
+    names.iter().try_for_each(print_line)
 }

@@ -42,10 +42,10 @@ Example, with `sarit segmentstore` beside it:
     /// Run the segment store alone
     #[command(after_help = "\
 Examples:
-  sarit segmentstore --data data/segmentstore --controller http://127.0.0.1:9090
+  sarit segmentstore --data data/segmentstore --controller http://127.0.0.1:9090 --http-addr 127.0.0.1:9092
 
 Two stores, each with half of the containers:
-  sarit segmentstore --data data/store-1 --containers 4 --container-range 0..2
+  sarit segmentstore --data data/store-1 --containers 4 --container-range 0..2 --http-addr 127.0.0.1:9092
   sarit segmentstore --data data/store-2 --containers 4 --container-range 2..4 \\
       --segmentstore-addr 127.0.0.1:12346 --http-addr 127.0.0.1:9093")]
     Segmentstore(SegmentStoreArgs),
@@ -115,7 +115,7 @@ Example:
 /// What every server process takes.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// Address of health, metrics and introspection over HTTP
+    /// Address of health, metrics and introspection over HTTP; each process on a machine needs its own
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9091")]
     pub(crate) http_addr: SocketAddr,
     /// Settings file (TOML)
@@ -137,12 +137,12 @@ pub(crate) struct Standalone {
     /// Directory for all data; created if missing
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Address of the controller's gRPC API, which clients are given
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
-    pub(crate) controller_addr: SocketAddr,
-    /// Address of the segment store
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12345")]
-    pub(crate) segmentstore_addr: SocketAddr,
+    /// Address of the controller's gRPC API, which clients are given [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) controller_addr: Option<SocketAddr>,
+    /// Address of the segment store [default: 127.0.0.1:12345]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) segmentstore_addr: Option<SocketAddr>,
     /// Address of the segment store as clients reach it, if it is another one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) segmentstore_advertised_addr: Option<String>,
@@ -158,9 +158,9 @@ pub(crate) struct ControllerArgs {
     /// Directory for the controller's data; created if missing
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Address of the gRPC API
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
-    pub(crate) controller_addr: SocketAddr,
+    /// Address of the gRPC API [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) controller_addr: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -170,9 +170,9 @@ pub(crate) struct SegmentStoreArgs {
     /// Directory for the store's data; created if missing
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Address to listen on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12345")]
-    pub(crate) segmentstore_addr: SocketAddr,
+    /// Address to listen on [default: 127.0.0.1:12345]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) segmentstore_addr: Option<SocketAddr>,
     /// Address as clients reach it, if it is another one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) segmentstore_advertised_addr: Option<String>,
@@ -185,9 +185,9 @@ pub(crate) struct SegmentStoreArgs {
     /// Those of them that this store has, first to behind the last, as 0..2; fixed as well
     #[arg(long, value_name = "RANGE", requires = "containers")]
     pub(crate) container_range: Option<String>,
-    /// The controller to register with
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    pub(crate) controller: String,
+    /// The controller to register with [default: http://127.0.0.1:9090]
+    #[arg(long, value_name = "URL")]
+    pub(crate) controller: Option<String>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -243,7 +243,8 @@ pub(crate) enum AdminVerb {
     #[command(
         after_help = "Restored is what was flushed, as far as the last copy of the index tells its names; see\n\
                       docs/operations.md for what is not. The server that is lost must not run any more.\n\n\
-                      Example:\n  sarit admin recover-from-storage --data ./data --storage s3://bucket/prefix"
+                      Example, for the store of `sarit standalone --data ./data`:\n  \
+                      sarit admin recover-from-storage --data ./data/segmentstore --storage s3://bucket/prefix"
     )]
     RecoverFromStorage {
         #[command(flatten)]
@@ -451,7 +452,7 @@ Example, everything written so far:
     Truncate {
         /// SCOPE/STREAM
         stream: String,
-        /// `tail`, or a cut as `describe` and `read` print it
+        /// `head`, `tail`, or a cut as `sarit stream cut` prints it
         #[arg(long, value_name = "CUT")]
         at: String,
         #[command(flatten)]
@@ -574,4 +575,42 @@ pub(crate) struct DemoArgs {
     /// Directory to work in; a temporary one, removed at the end, if not given
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn after_help(verbs: &[&str]) -> String {
+        let mut command = &Cli::command();
+        for verb in verbs {
+            command = command.find_subcommand(verb).expect("there is such a verb");
+        }
+        command.get_after_help().expect("examples").to_string()
+    }
+
+    #[test]
+    fn a_store_s_examples_leave_the_controller_its_addresses() {
+        let help = after_help(&["segmentstore"]).replace("\\\n", "");
+        let examples: Vec<_> = help
+            .lines()
+            .filter(|line| line.contains("sarit "))
+            .collect();
+        assert_eq!(examples.len(), 3, "{help}");
+        for example in examples {
+            let arguments = Cli::try_parse_from(example.split_whitespace());
+            let Command::Segmentstore(store) = arguments.expect("it can be typed").command else {
+                panic!("{example}");
+            };
+            assert_ne!(store.server.http_addr.port(), 9091, "{example}");
+        }
+    }
+
+    #[test]
+    fn what_restores_a_store_names_the_store_s_directory() {
+        let help = after_help(&["admin", "recover-from-storage"]);
+        assert!(help.contains("--data ./data/segmentstore "), "{help}");
+    }
 }

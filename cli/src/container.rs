@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::{ContainerVerb, StorageArgs};
 use crate::exit::{Exit, Failure};
+use crate::output::print_line;
 use crate::packs::directory;
 
 /// Runs `sarit admin container`.
@@ -51,39 +52,39 @@ async fn show(data: &Path, container: u32, json: bool) -> anyhow::Result<()> {
             "log": { "epoch": epoch, "from_frame": from, "pieces": pieces },
             "packs": packs.len(),
         });
-        println!("{line}");
+        print_line(line)?;
     } else {
         match checkpoint {
-            Some(checkpoint) => println!(
+            Some(checkpoint) => print_line(format_args!(
                 "container {container}: checkpoint of frame {}, {} segments, next number {}, next operation {}",
                 checkpoint.frame,
                 checkpoint.segments,
                 checkpoint.next_segment,
                 checkpoint.next_operation
-            ),
-            None => println!("container {container}: no checkpoint yet"),
+            ))?,
+            None => print_line(format_args!("container {container}: no checkpoint yet"))?,
         }
-        println!(
+        print_line(format_args!(
             "log: epoch {epoch}, from frame {from}, in {} pieces",
             log.loglets.len()
-        );
+        ))?;
         for piece in &log.loglets {
             match piece.end {
-                Some(end) => println!("  frames {} to {}", piece.first.0, end.0),
-                None => println!("  frames from {}, not ended in order", piece.first.0),
+                Some(end) => print_line(format_args!("  frames {} to {}", piece.first.0, end.0))?,
+                None => print_line(format_args!(
+                    "  frames from {}, not ended in order",
+                    piece.first.0
+                ))?,
             }
         }
-        println!("{} packs", packs.len());
+        print_line(format_args!("{} packs", packs.len()))?;
     }
     for PackReport { pack, live, size } in packs {
         let name = pack.name(container)?;
         if json {
-            println!(
-                "{}",
-                json!({ "pack": name.to_string(), "in_use": live, "bytes": size })
-            );
+            print_line(json!({ "pack": name.to_string(), "in_use": live, "bytes": size }))?;
         } else {
-            println!("  {name}  {live} of {size} bytes in use");
+            print_line(format_args!("  {name}  {live} of {size} bytes in use"))?;
         }
     }
     for number in index.segments().await? {
@@ -91,9 +92,9 @@ async fn show(data: &Path, container: u32, json: bool) -> anyhow::Result<()> {
             continue;
         };
         if json {
-            println!("{}", segment_json(&segment));
+            print_line(segment_json(&segment))?;
         } else {
-            println!("{}", segment_line(&segment));
+            print_line(segment_line(&segment))?;
         }
     }
     index.close().await;
@@ -161,9 +162,13 @@ pub(crate) async fn recover(args: &StorageArgs) -> anyhow::Result<()> {
     };
     let found = sarit_segmentstore::recover_from_storage(&config).await;
     let found = found.with_context(|| format!("recover {}", config.data.display()))?;
+    if !args.json {
+        print_line(format_args!("made anew: {}", config.data.display()))?;
+    }
     for (container, rebuilt) in &found {
         if args.json {
             let line = json!({
+                "directory": config.data.display().to_string(),
                 "container": container.0,
                 "segments": rebuilt.segments,
                 "bytes": rebuilt.bytes,
@@ -174,26 +179,26 @@ pub(crate) async fn recover(args: &StorageArgs) -> anyhow::Result<()> {
                 "packs": rebuilt.packs,
                 "epoch": rebuilt.epoch,
             });
-            println!("{line}");
+            print_line(line)?;
             continue;
         }
-        println!(
+        print_line(format_args!(
             "container {container}: {} segments with {} bytes from {} packs, {} of these bytes newer than the \
              copy of the index",
             rebuilt.segments, rebuilt.bytes, rebuilt.packs, rebuilt.newer_bytes
-        );
+        ))?;
         if rebuilt.shortened > 0 {
-            println!(
+            print_line(format_args!(
                 "  {} segments are shorter than they were: the rest lay in the log only",
                 rebuilt.shortened
-            );
+            ))?;
         }
         if rebuilt.nameless > 0 {
-            println!(
+            print_line(format_args!(
                 "  {} segments with {} bytes are lost: they were created after that copy, nobody knows \
                  their names",
                 rebuilt.nameless, rebuilt.nameless_bytes
-            );
+            ))?;
         }
     }
     Ok(())

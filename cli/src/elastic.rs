@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use sarit_client::Client;
 use sarit_client::event::Owner;
+use sarit_client::{Client, Error};
 use sarit_proto::ids::SegmentId;
 use sarit_proto::key_range::{KeyRange, union};
 use sarit_proto::names::ScopedStream;
@@ -16,6 +16,7 @@ use crate::admin::{cut, say, stream_name};
 use crate::args::{ClientArgs, elastic};
 use crate::connect;
 use crate::exit::{Exit, Failure};
+use crate::output::print_line;
 
 fn usage(message: impl Into<String>) -> anyhow::Error {
     Failure::error(Exit::Usage, message)
@@ -101,12 +102,11 @@ async fn replace(
     args: &ClientArgs,
 ) -> anyhow::Result<()> {
     if old.is_empty() {
-        say(
+        return say(
             args,
             &format!("{stream} is like that already"),
             &json!({ "stream": stream.to_string(), "changed": false }),
         );
-        return Ok(());
     }
     let sealed: Vec<SegmentId> = old.iter().map(|owner| owner.segment).collect();
     let scaling = client.controller().scale(stream, &sealed, new).await?;
@@ -130,14 +130,13 @@ async fn replace(
         created.join(", "),
         scaling.epoch + 1
     );
-    say(args, &sentence, &json);
-    Ok(())
+    say(args, &sentence, &json)
 }
 
 async fn open_segments(client: &Client, stream: &ScopedStream) -> anyhow::Result<Vec<Owner>> {
     let owners = client.controller().current_segments(stream).await?;
     if owners.is_empty() {
-        return Err(sarit_client::Error::StreamSealed(stream.to_string()).into());
+        return Err(Error::StreamSealed(stream.to_string()).into());
     }
     Ok(owners)
 }
@@ -188,21 +187,21 @@ pub(crate) async fn epochs(args: elastic::Epochs) -> anyhow::Result<()> {
             })
             .collect();
         if args.client.json {
-            println!("{}", json!({ "epoch": epoch, "segments": segments }));
+            print_line(json!({ "epoch": epoch, "segments": segments }))?;
             continue;
         }
-        println!("epoch {epoch}: {} segments", owners.len());
+        print_line(format_args!("epoch {epoch}: {} segments", owners.len()))?;
         for owner in owners {
             let new = if owner.segment.epoch() == epoch {
                 "+"
             } else {
                 " "
             };
-            println!(
+            print_line(format_args!(
                 "  {new} {:<14} keys {}",
                 owner.segment.to_string(),
                 owner.keys
-            );
+            ))?;
         }
     }
     Ok(())
@@ -222,17 +221,16 @@ pub(crate) async fn show_cut(args: elastic::Cut) -> anyhow::Result<()> {
     };
     let text = to.to_text();
     if args.client.json {
-        println!("{}", json!({ "cut": text, "bytes": bytes }));
-        return Ok(());
+        return print_line(json!({ "cut": text, "bytes": bytes }));
     }
-    println!("{text}");
+    print_line(text)?;
     if let Some(bytes) = bytes {
-        println!("{bytes} bytes");
+        print_line(format_args!("{bytes} bytes"))?;
     }
     Ok(())
 }
 
-/// Counts the bytes that lie between two cuts.
+/// Counts the bytes that lie between two cuts and are still there.
 pub(crate) async fn bytes_between(
     client: &Client,
     from: &StreamCut,
@@ -246,14 +244,17 @@ pub(crate) async fn bytes_between(
             Some(SegmentPosition::End) => continue,
             None => 0,
         };
+        let name = from.stream.segment(segment).to_string();
+        let info = match client.segments().info(&name).await {
+            // It lies before the head.
+            Err(Error::NoSuchSegment(_)) => continue,
+            info => info?,
+        };
         let end = match to.positions.get(&segment) {
             Some(SegmentPosition::At(offset)) => offset.0,
-            Some(SegmentPosition::End) | None => {
-                let name = from.stream.segment(segment).to_string();
-                client.segments().info(&name).await?.length.0
-            }
+            Some(SegmentPosition::End) | None => info.length.0,
         };
-        bytes += end.saturating_sub(start);
+        bytes += end.saturating_sub(start.max(info.start.0));
     }
     Ok(bytes)
 }
@@ -305,8 +306,7 @@ pub(crate) async fn retention(args: elastic::Retention) -> anyhow::Result<()> {
         ("stream", Value::from(stream.to_string())),
         ("retention", json),
     ]);
-    say(&args.client, &sentence, &json!(json));
-    Ok(())
+    say(&args.client, &sentence, &json!(json))
 }
 
 #[cfg(test)]

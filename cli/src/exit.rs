@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use sarit_client::Error;
 use sarit_proto::names::NameError;
 
+use crate::output::complain;
+
 /// Why a verb failed, as far as a script would act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -38,14 +40,19 @@ impl Failure {
     }
 }
 
+/// Gives wrong usage as the reason, whatever found it.
+pub(crate) fn usage(error: anyhow::Error) -> anyhow::Error {
+    Failure::error(Exit::Usage, sentence(&error))
+}
+
 /// Prints the error, and gives the code that goes with it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("sarit: {}", sentence(error));
+    complain(format_args!("sarit: {}", sentence(error)));
     let exit = exit(error);
     if exit == Exit::Unreachable {
-        eprintln!(
+        complain(
             "Is a server running? Start one with `sarit standalone --data ./data`, or name its address with \
-             --controller or SARIT_CONTROLLER."
+             --controller or SARIT_CONTROLLER.",
         );
     }
     ExitCode::from(exit as u8)
@@ -66,7 +73,7 @@ fn exit(error: &anyhow::Error) -> Exit {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.exit;
     }
-    if error.downcast_ref::<NameError>().is_some() {
+    if error.is::<NameError>() || is_setting(error) {
         return Exit::Usage;
     }
     match error.downcast_ref::<Error>() {
@@ -99,4 +106,12 @@ fn exit(error: &anyhow::Error) -> Exit {
         Some(error) if error.is_retryable() => Exit::Unreachable,
         _ => Exit::Failed,
     }
+}
+
+/// Whether a server's part refuses its settings.
+fn is_setting(error: &anyhow::Error) -> bool {
+    let store = error.downcast_ref::<sarit_segmentstore::Error>();
+    let controller = error.downcast_ref::<sarit_controller::Error>();
+    matches!(store, Some(sarit_segmentstore::Error::Config(_)))
+        || matches!(controller, Some(sarit_controller::Error::Config(_)))
 }

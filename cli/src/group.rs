@@ -11,6 +11,7 @@ use crate::args::elastic::GroupVerb;
 use crate::connect;
 use crate::elastic::bytes_between;
 use crate::exit::{Exit, Failure};
+use crate::output::print_line;
 
 /// Runs `sarit group`.
 pub(crate) async fn run(verb: GroupVerb) -> anyhow::Result<()> {
@@ -27,7 +28,7 @@ pub(crate) async fn run(verb: GroupVerb) -> anyhow::Result<()> {
                 .iter()
                 .filter_map(|name| name.strip_prefix(READER_GROUP_PREFIX));
             let groups: Vec<String> = groups.map(str::to_owned).collect();
-            list(&args, &groups);
+            list(&args, &groups)?;
         }
         GroupVerb::Describe {
             group,
@@ -51,20 +52,25 @@ pub(crate) async fn run(verb: GroupVerb) -> anyhow::Result<()> {
                     "retention": config.retention,
                     "positions": positions.collect::<serde_json::Map<_, _>>(),
                 });
-                println!("{json}");
-                return Ok(());
+                return print_line(json);
             }
-            println!("group      {group}, generation {}", config.generation);
+            print_line(format_args!(
+                "group      {group}, generation {}",
+                config.generation
+            ))?;
             for stream in &config.streams {
-                println!("stream     {stream}");
+                print_line(format_args!("stream     {stream}"))?;
             }
             for reader in &found.readers {
-                println!("reader     {reader}");
+                print_line(format_args!("reader     {reader}"))?;
             }
-            println!("checkpoint every {} ms", config.checkpoint_interval_ms);
-            println!("retention  {}", config.retention);
+            print_line(format_args!(
+                "checkpoint every {} ms",
+                config.checkpoint_interval_ms
+            ))?;
+            print_line(format_args!("retention  {}", config.retention))?;
             for cut in found.positions.values() {
-                println!("position   {}", cut.to_text());
+                print_line(format_args!("position   {}", cut.to_text()))?;
             }
         }
         GroupVerb::Reset {
@@ -87,7 +93,7 @@ pub(crate) async fn run(verb: GroupVerb) -> anyhow::Result<()> {
                 "reset reader group {group}, generation {}",
                 reset.generation
             );
-            say(&args, &sentence, &json);
+            say(&args, &sentence, &json)?;
         }
         GroupVerb::Lag {
             group,
@@ -121,7 +127,7 @@ async fn lag(
             args,
             &format!("{stream}: {bytes} bytes behind, {readers} readers"),
             &json,
-        );
+        )?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! [`args`] says what can be asked, [`serve`] runs servers, [`admin`], [`write`] and [`read`] are
 //! clients as are [`elastic`], [`txn`], [`group`], [`table`] and [`top`], [`metadata`], [`container`] and [`packs`]
-//! work on a server's files, [`demo`] is both. Exit codes are in [`exit`].
+//! work on a server's files, [`demo`] is both. Exit codes are in [`exit`], whatever is printed goes through
+//! [`output`].
 
 mod admin;
 mod args;
@@ -11,10 +12,13 @@ mod demo;
 mod elastic;
 mod exit;
 mod group;
+mod http;
 mod metadata;
+mod output;
 mod packs;
 mod pages;
 mod read;
+mod records;
 mod serve;
 mod settings;
 mod table;
@@ -42,6 +46,7 @@ const BLOCKING_THREADS: usize = 32;
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::Gone>() => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
     }
 }
@@ -62,8 +67,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Admin { verb } => client()?.block_on(packs::admin(verb)),
         Command::Demo(args) => client()?.block_on(demo::run(args)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sarit", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sarit", &mut script);
+            output::print(&script)
         }
     }
 }

@@ -1,6 +1,5 @@
 //! `sarit admin metadata`: dump, load and check a controller's records while it does not run.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,6 +9,7 @@ use sarit_env::disk::RealDisk;
 
 use crate::args::MetadataVerb;
 use crate::exit::{Exit, Failure};
+use crate::output::{print, print_line};
 
 pub(crate) async fn run(verb: MetadataVerb) -> anyhow::Result<()> {
     let data = match &verb {
@@ -29,23 +29,23 @@ pub(crate) async fn run(verb: MetadataVerb) -> anyhow::Result<()> {
     match verb {
         MetadataVerb::Export { .. } => {
             let dump = export(&*store).await?;
-            std::io::stdout().write_all(dump.as_bytes())?;
+            print(dump.as_bytes())?;
         }
         MetadataVerb::Import { .. } => {
             let dump = std::io::read_to_string(std::io::stdin()).context("read the dump")?;
             let rows = import(&*store, &dump).await?;
-            println!("{rows} rows");
+            print_line(format_args!("{rows} rows"))?;
         }
         MetadataVerb::Fsck { .. } => {
             let wrong = fsck(store).await?;
             for fault in &wrong {
-                println!("{fault}");
+                print_line(fault)?;
             }
             if !wrong.is_empty() {
                 let message = format!("{} faults", wrong.len());
                 return Err(Failure::error(Exit::Failed, message));
             }
-            println!("no faults");
+            print_line("no faults")?;
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::args::{AdminVerb, PacksVerb, StorageArgs};
 use crate::exit::{Exit, Failure};
+use crate::output::{complain, print_line};
 
 /// Bytes read at once.
 const READ_BYTES: u64 = 4 * BLOCK_BYTES;
@@ -72,13 +73,15 @@ async fn show(args: &StorageArgs, container: Option<u32>) -> anyhow::Result<()> 
         if args.json {
             let line =
                 json!({ "pack": name.to_string(), "bytes": len, "kind": kind, "runs": runs });
-            println!("{line}");
+            print_line(line)?;
         } else {
-            println!("{name}  {len:>10} bytes  {kind:<9}  {runs} runs");
+            print_line(format_args!(
+                "{name}  {len:>10} bytes  {kind:<9}  {runs} runs"
+            ))?;
         }
     }
     if !args.json {
-        println!("{count} packs, {bytes} bytes");
+        print_line(format_args!("{count} packs, {bytes} bytes"))?;
     }
     Ok(())
 }
@@ -98,10 +101,10 @@ async fn dump(args: &StorageArgs, pack: &str) -> anyhow::Result<()> {
         found => found?,
     };
     if !args.json {
-        println!(
+        print_line(format_args!(
             "{name}: {len} bytes, {:?}, operations {} to {}",
             footer.kind, footer.first_seq, footer.last_seq
-        );
+        ))?;
     }
     for run in index.runs() {
         let Run {
@@ -113,13 +116,15 @@ async fn dump(args: &StorageArgs, pack: &str) -> anyhow::Result<()> {
         } = *run;
         if args.json {
             let line = json!({ "segment": segment, "offset": offset, "position": pos, "bytes": len, "crc": crc });
-            println!("{line}");
+            print_line(line)?;
         } else if segment == u64::MAX {
-            println!("checksums of blocks   at {pos:>10}  {len:>9} bytes");
+            print_line(format_args!(
+                "checksums of blocks   at {pos:>10}  {len:>9} bytes"
+            ))?;
         } else {
-            println!(
+            print_line(format_args!(
                 "segment {segment:>8} from {offset:>12} at {pos:>10}  {len:>9} bytes  crc {crc:08x}"
-            );
+            ))?;
         }
     }
     Ok(())
@@ -141,21 +146,30 @@ async fn fsck(args: &StorageArgs, container: Option<u32>) -> anyhow::Result<()> 
             Err(error) => {
                 damaged += 1;
                 packs.insert(name, None);
-                println!("{name}: {error}");
+                if args.json {
+                    let error = error.to_string();
+                    print_line(json!({ "pack": name.to_string(), "error": error }))?;
+                } else {
+                    print_line(format_args!("{name}: {error}"))?;
+                }
             }
         }
     }
     let references = references(args, container, &packs).await?;
     if args.json {
-        println!(
-            "{}",
-            json!({ "packs": count, "bytes": bytes, "damaged": damaged, "references": references.as_ref().map(References::json) })
-        );
+        print_line(
+            json!({ "packs": count, "bytes": bytes, "damaged": damaged, "references": references.as_ref().map(References::json) }),
+        )?;
     } else {
-        println!("{count} packs with {bytes} bytes read, {damaged} damaged");
+        print_line(format_args!(
+            "{count} packs with {bytes} bytes read, {damaged} damaged"
+        ))?;
         match &references {
-            Some(found) => println!("{found}"),
-            None => println!("no index here: what refers to packs was not compared"),
+            Some(found) => print_line(found)?,
+            None => print_line(format_args!(
+                "what refers to packs was not compared: no index can be opened in {}",
+                directory(&args.data).display()
+            ))?,
         }
     }
     if damaged > 0 {
@@ -220,7 +234,9 @@ async fn references(
     let dir = directory(&args.data);
     let opened = match Offline::open(&dir).await {
         Err(error @ sarit_segmentstore::Error::Locked { .. }) => {
-            eprintln!("{error}: what its index refers to was not compared");
+            complain(format_args!(
+                "{error}: what its index refers to was not compared"
+            ));
             return Ok(None);
         }
         opened => opened?,
@@ -243,11 +259,11 @@ async fn references(
                 match name.and_then(|name| packs.get(&name)) {
                     None => {
                         found.missing += 1;
-                        wrong.push((reference, "which is missing"));
+                        wrong.push((reference, "missing"));
                     }
                     Some(Some(last)) if end > *last => {
                         found.beyond += 1;
-                        wrong.push((reference, "beyond its last byte"));
+                        wrong.push((reference, "too short"));
                     }
                     Some(_) => {}
                 }
@@ -255,17 +271,7 @@ async fn references(
             })
             .await?;
         for (reference, what) in wrong {
-            let Reference {
-                segment,
-                offset,
-                pack,
-                position,
-                length,
-            } = reference;
-            println!(
-                "container {number}, segment {segment} from {offset}: {length} bytes at {position} of pack \
-                 {pack}, {what}"
-            );
+            print_wrong(args, number, reference, what)?;
         }
         index.close().await;
     }
@@ -274,6 +280,37 @@ async fn references(
         .filter(|name| !referenced.contains(*name))
         .count() as u64;
     Ok(Some(found))
+}
+
+/// Prints a reference to bytes that its pack does not have, because that is `what`.
+fn print_wrong(
+    args: &StorageArgs,
+    container: u32,
+    reference: Reference,
+    what: &str,
+) -> anyhow::Result<()> {
+    let Reference {
+        segment,
+        offset,
+        pack,
+        position,
+        length,
+    } = reference;
+    if args.json {
+        return print_line(json!({
+            "container": container,
+            "segment": segment,
+            "offset": offset,
+            "pack": pack.name(container)?.to_string(),
+            "position": position,
+            "bytes": length,
+            "wrong": what,
+        }));
+    }
+    print_line(format_args!(
+        "container {container}, segment {segment} from {offset}: {length} bytes at {position} of pack {pack}, \
+         which is {what}"
+    ))
 }
 
 /// Reads a pack and checks it; returns where the bytes of segments end in it.

@@ -1,5 +1,6 @@
 //! Settings: defaults < file < environment < `--set` < flags, merged as TOML and read once.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -44,12 +45,16 @@ impl Sources {
         Ok(())
     }
 
-    /// Adds the variables that are settings: `SARIT_SEGMENTSTORE__MEMORY__BUDGET=1GiB`.
+    /// Adds the variables that are settings: `SARIT_SEGMENTSTORE__MEMORY__BUDGET=1GiB`. What is not UTF-8
+    /// is none.
     pub(crate) fn environment(
         &mut self,
-        variables: impl Iterator<Item = (String, String)>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> anyhow::Result<()> {
         for (name, value) in variables {
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+                continue;
+            };
             let Some(key) = name.strip_prefix(PREFIX) else {
                 continue;
             };
@@ -58,7 +63,7 @@ impl Sources {
                 continue;
             }
             let path = key.to_lowercase().replace("__", ".");
-            self.put(&path, scalar(&value))
+            self.put(&path, scalar(value))
                 .with_context(|| format!("the variable {name}"))?;
         }
         Ok(())
@@ -140,17 +145,22 @@ fn scalar(text: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use super::*;
 
     #[test]
     fn later_sources_win() {
         let mut sources = Sources::default();
-        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let variable = |name: &str, value: &str| (name.into(), value.into());
+        let not_text = OsString::from_vec(b"\xff".to_vec());
         let variables = [
             variable("SARIT_A__B", "1"),
             variable("SARIT_A__C", "x y"),
             variable("PATH", "/"),
             variable("SARIT_LOG", "debug"),
+            (not_text.clone(), not_text.clone()),
+            ("SARIT_A__B".into(), not_text),
         ];
         sources.environment(variables.into_iter()).unwrap();
         sources.assignment("a.b = 2").unwrap();

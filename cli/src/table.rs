@@ -1,7 +1,5 @@
 //! `sarit table`: key-value tables.
 
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sarit_client::controller::TableConfig;
@@ -14,6 +12,7 @@ use crate::args::ClientArgs;
 use crate::args::elastic::TableVerb;
 use crate::connect;
 use crate::exit::{Exit, Failure};
+use crate::output::{print, print_line};
 
 /// Runs `sarit table`.
 pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
@@ -45,7 +44,7 @@ pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
                 &args,
                 &sentence,
                 &json!({ "table": table.to_string(), "partitions": partitions }),
-            );
+            )?;
         }
         TableVerb::List {
             scope,
@@ -55,7 +54,7 @@ pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
             let client = connect(&args.controller)?;
             let controller = client.controller();
             let names = pages(async |from| controller.list_tables(&scope, from).await).await?;
-            list(&args, &names);
+            list(&args, &names)?;
         }
         TableVerb::Put {
             table,
@@ -77,7 +76,7 @@ pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("version {version}"),
                 &json!({ "version": version }),
-            );
+            )?;
         }
         TableVerb::Get {
             table,
@@ -89,7 +88,7 @@ pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
                 let message = format!("table {table} has no key {key:?}");
                 return Err(Failure::error(Exit::NotFound, message));
             };
-            print(&args, &entry, false)?;
+            show(&args, &entry, false)?;
         }
         TableVerb::Scan {
             table,
@@ -109,7 +108,7 @@ pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
                     .iter()
                     .take(usize::try_from(left).unwrap_or(usize::MAX))
                 {
-                    print(&args, entry, true)?;
+                    show(&args, entry, true)?;
                     left -= 1;
                 }
             }
@@ -123,7 +122,7 @@ pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
             let opened = open(&table, &args).await?;
             let condition = if_version.map_or(If::Always, If::Version);
             opened.remove(padded(&opened, &key)?, condition).await?;
-            say(&args, &format!("removed {key}"), &json!({ "removed": key }));
+            say(&args, &format!("removed {key}"), &json!({ "removed": key }))?;
         }
         TableVerb::Delete {
             table,
@@ -138,7 +137,7 @@ pub(crate) async fn run(verb: TableVerb) -> anyhow::Result<()> {
                 &args,
                 &format!("deleted table {table}"),
                 &json!({ "table": table.to_string() }),
-            );
+            )?;
         }
     }
     Ok(())
@@ -180,23 +179,22 @@ fn pad(config: TableConfig, text: &str) -> Result<Vec<u8>, String> {
     Ok(key)
 }
 
-fn print(args: &ClientArgs, entry: &Entry, with_key: bool) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
+fn show(args: &ClientArgs, entry: &Entry, with_key: bool) -> anyhow::Result<()> {
     if args.json {
-        let json = json!({
+        return print_line(json!({
             "key": text(&entry.key).trim_end_matches('\0'),
             "value": value(&entry.value),
             "version": entry.version,
-        });
-        writeln!(stdout, "{json}")?;
-        return Ok(());
+        }));
     }
+    let mut line = Vec::new();
     if with_key {
-        write!(stdout, "{}\t", text(&entry.key).replace('\0', ""))?;
+        line.extend_from_slice(text(&entry.key).replace('\0', "").as_bytes());
+        line.push(b'\t');
     }
-    stdout.write_all(&entry.value)?;
-    stdout.write_all(b"\n")?;
-    Ok(())
+    line.extend_from_slice(&entry.value);
+    line.push(b'\n');
+    print(&line)
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -23,6 +23,7 @@ use crate::admin::{pages, user_streams};
 use crate::args::elastic::TopArgs;
 use crate::connect;
 use crate::exit::{Exit, Failure};
+use crate::output::print;
 
 /// Streams looked at; with more, name a scope.
 const STREAMS_MAX: usize = 100;
@@ -52,12 +53,7 @@ pub(crate) async fn run(args: TopArgs) -> anyhow::Result<()> {
             false => now.table(&before),
         };
         let clear = if live { REDRAW } else { "" };
-        let mut stdout = std::io::stdout().lock();
-        let written = write!(stdout, "{clear}{text}").and_then(|()| stdout.flush());
-        match written {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            written => written?,
-        }
+        print(format!("{clear}{text}").as_bytes())?;
         before = now;
     }
     Ok(())

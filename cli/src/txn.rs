@@ -37,14 +37,14 @@ pub(crate) async fn run(verb: TxnVerb) -> anyhow::Result<()> {
                     &args,
                     &format!("{id} {status}, begun {age} s ago{lease}"),
                     &json,
-                );
+                )?;
             }
             if open {
                 return Ok(());
             }
             for (id, status) in controller.completed_transactions(&stream).await? {
                 let json = json!({ "transaction": id.to_string(), "status": status.to_string() });
-                say(&args, &format!("{id} {status}"), &json);
+                say(&args, &format!("{id} {status}"), &json)?;
             }
         }
         TxnVerb::Describe {
@@ -60,7 +60,7 @@ pub(crate) async fn run(verb: TxnVerb) -> anyhow::Result<()> {
                 "transaction": id.to_string(),
                 "status": status.to_string(),
             });
-            say(&args, &format!("transaction {id} is {status}"), &json);
+            say(&args, &format!("transaction {id} is {status}"), &json)?;
         }
         TxnVerb::Abort {
             stream,
@@ -71,7 +71,7 @@ pub(crate) async fn run(verb: TxnVerb) -> anyhow::Result<()> {
             let client = connect(&args.controller)?;
             client.controller().abort_transaction(&stream, id).await?;
             let json = json!({ "stream": stream.to_string(), "transaction": id.to_string() });
-            say(&args, &format!("aborted transaction {id}"), &json);
+            say(&args, &format!("aborted transaction {id}"), &json)?;
         }
     }
     Ok(())

@@ -119,6 +119,50 @@ fn a_stream_is_split_merged_and_scaled_from_the_command_line() {
 }
 
 #[test]
+fn bytes_before_the_head_are_not_counted() {
+    let cluster = start("cut-before-head");
+    ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
+    let begin = json(&cluster, &["stream", "cut", "s/t", "--at", "head"]);
+    let begin = begin["cut"].as_str().expect("a cut");
+    let bytes = || json(&cluster, &["stream", "cut", "s/t", "--since", begin])["bytes"].clone();
+    // Each with a header of 8 bytes.
+    give(&cluster, &["write", "s/t"], "one\ntwo\n");
+    ask(&cluster, &["stream", "truncate", "s/t", "--at", "tail"]);
+    assert_eq!(bytes(), 0, "the segment has lost its beginning");
+    give(&cluster, &["write", "s/t"], "three\n");
+    assert_eq!(bytes(), 13);
+    ask(&cluster, &["stream", "split", "s/t"]);
+    ask(&cluster, &["stream", "truncate", "s/t", "--at", "tail"]);
+    assert_eq!(bytes(), 0, "the segment is gone");
+    give(&cluster, &["write", "s/t"], "four\n");
+    assert_eq!(bytes(), 12);
+}
+
+#[test]
+fn a_change_of_the_least_that_is_kept_leaves_the_most() {
+    let cluster = start("retention-max");
+    let keep = ["--retain-bytes", "1000"];
+    let create = ["stream", "create", "s/t", "--with-scope"];
+    ask(&cluster, &[&create[..], &keep].concat());
+    let most = ["--min-bytes", "1000", "--max-bytes", "5000"];
+    ask(
+        &cluster,
+        &[&["stream", "retention", "s/t"][..], &most].concat(),
+    );
+    let update = |keep: &[&str]| {
+        ask(&cluster, &[&["stream", "update", "s/t"], keep].concat());
+        let shown = json(&cluster, &["stream", "retention", "s/t"]);
+        shown["retention"].clone()
+    };
+    let kept = update(&["--retain-bytes", "2000"]);
+    let expected = serde_json::json!({"unit": "bytes", "min": 2_000, "max": 5_000});
+    assert_eq!(kept, expected);
+    let kept = update(&["--retain-ms", "2000"]);
+    let expected = serde_json::json!({"unit": "ms", "min": 2_000, "max": null});
+    assert_eq!(kept, expected, "of bytes, which are not counted any more");
+}
+
+#[test]
 fn impossible_changes_are_refused_with_what_to_do() {
     let cluster = start("elastic-cli-refusals");
     ask(

@@ -5,18 +5,26 @@
     reason = "drives real processes in real time"
 )]
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use sarit_proto::wire::Reply;
 use sarit_proto::wire::command::GetStreamSegmentInfo;
 use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role, binary, repository};
 use sarit_tests::raw::Connection;
-use sarit_tests::watch::labelled_metric;
+use sarit_tests::watch::{labelled_metric, metric, until};
 
 /// A directory as the first release wrote it. Later versions must open it.
 const GOLDEN: &str = "tests/golden/data-1.tar.gz";
+/// How long what happens soon may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn sarit(arguments: &[&str]) -> Output {
     Command::new(binary())
@@ -65,6 +73,161 @@ fn sigterm_drains_and_exits_with_zero() {
     );
     cluster.restart_all().expect("it starts again");
     assert_eq!(ask(&cluster, &["read", "s/t"]), "one\ntwo\n");
+}
+
+/// A server that somebody has sent half a request over HTTP.
+fn half_asked(name: &str) -> (Cluster, TcpStream) {
+    let (cluster, _) = start(name);
+    let mut half = TcpStream::connect(cluster.http_addr()).expect("a connection");
+    let sent = half.write_all(b"GET /metrics HTTP/1.1\r\nHo");
+    sent.expect("it is sent");
+    // Connections are accepted in their order.
+    let page = cluster.http(Role::Standalone, "/health/live");
+    assert_eq!(page.expect("a page").0, 200);
+    (cluster, half)
+}
+
+/// Sends SIGTERM to the only process.
+fn signal(cluster: &Cluster) {
+    let pid = cluster.pids()[0].to_string();
+    let sent = Command::new("kill").arg(pid).status().expect("kill runs");
+    assert!(sent.success(), "{sent}");
+}
+
+#[test]
+fn half_a_request_does_not_keep_the_server_from_ending() {
+    let (mut cluster, _half) = half_asked("half-request");
+    signal(&cluster);
+    let status = cluster.wait_exit(Role::Standalone, PATIENCE);
+    assert!(status.expect("it ends").success());
+}
+
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    let (mut cluster, _half) = half_asked("second-signal");
+    signal(&cluster);
+    until("it drains", PATIENCE, || {
+        Ok(cluster.log_tail().contains("stopping: draining"))
+    })
+    .expect("the log says so");
+    signal(&cluster);
+    let status = cluster.wait_exit(Role::Standalone, PATIENCE);
+    assert_eq!(status.expect("it ends").code(), Some(1));
+}
+
+#[test]
+fn what_was_written_before_a_bad_line_is_durable() {
+    let (cluster, folder) = start("bad-line");
+    ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
+    let file = folder.join("lines");
+    let good = "{\"key\":\"a\"}\n".repeat(5_000);
+    std::fs::write(&file, good.clone() + "{\"key\":\n").expect("it is written");
+    let output = Command::new(binary())
+        .args(["write", "s/t", "--json", "--key", "key"])
+        .arg(&file)
+        .args(["--controller", &cluster.uri()])
+        .output()
+        .expect("the CLI runs");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("5000 events are durable") && said.contains("line 5001"),
+        "{said}"
+    );
+    assert!(ask(&cluster, &["read", "s/t"]) == good, "they are there");
+}
+
+/// Runs a verb that prints something and needs no server.
+fn print_to(stdout: Stdio, verb: &[&str], data: &Path) -> Output {
+    let mut command = Command::new(binary());
+    command.args(verb);
+    if verb[0] == "admin" {
+        command.arg("--data").arg(data);
+    }
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .spawn();
+    let output = child.expect("the CLI runs").wait_with_output();
+    output.expect("it ends")
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_failure_and_a_full_disk_is_one() {
+    let data = workspace("output").expect("a folder").join("controller");
+    for verb in [
+        &["admin", "metadata", "import"][..],
+        &["admin", "metadata", "export"],
+        &["admin", "metadata", "fsck"],
+        &["completions", "bash"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = print_to(writer.into(), verb, &data);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(0), ""), "{verb:?}");
+    }
+    for verb in [&["admin", "metadata", "fsck"][..], &["completions", "bash"]] {
+        let full = File::options().write(true).open("/dev/full");
+        let output = print_to(full.expect("it").into(), verb, &data);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {said}");
+        assert!(said.contains("write to standard output"), "{said}");
+    }
+}
+
+#[test]
+fn fsck_prints_json_only_whatever_is_damaged() {
+    let folder = workspace("fsck-json").expect("a folder");
+    let data = folder.join("data");
+    let settings = [
+        "segmentstore.containers=1",
+        "segmentstore.container.flush.period_ms=200",
+    ];
+    let mut cluster =
+        Cluster::start(Layout::Standalone, &data, &folder, &settings).expect("a server");
+    ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
+    let file = folder.join("lines");
+    std::fs::write(&file, "one\ntwo\n").expect("it is written");
+    ask(&cluster, &["write", "s/t", file.to_str().expect("UTF-8")]);
+    until("all is flushed", PATIENCE, || {
+        let left = metric(&cluster, Role::Standalone, "segmentstore_unflushed_bytes");
+        Ok(left? == 0.0)
+    })
+    .expect("it is flushed");
+    let ended = cluster.terminate(Role::Standalone).expect("it ends");
+    assert!(ended.success(), "{ended}");
+    let admin = |arguments: &[&str]| {
+        let data = data.to_str().expect("UTF-8");
+        let all = [&["admin"], arguments, &["--data", data, "--json"]].concat();
+        let output = sarit(&all);
+        let lines = text(&output.stdout);
+        let lines = lines.lines().map(|line| {
+            let json = serde_json::from_str::<serde_json::Value>(line);
+            json.unwrap_or_else(|_| panic!("{arguments:?} printed {line:?}"))
+        });
+        (output.status.code(), lines.collect::<Vec<_>>())
+    };
+    let (_, shown) = admin(&["container", "show", "0"]);
+    let used = shown.iter().find_map(|line| line["pack"].as_str());
+    let used = used.expect("a pack is in use");
+    let place = |pack: &str| data.join("segmentstore").join(pack);
+    std::fs::remove_file(place(used)).expect("it is there");
+    let (folder, _) = used.rsplit_once('/').expect("a folder");
+    let foreign = format!("{folder}/ffffffffffff-ffffffffffff.pk");
+    std::fs::write(place(&foreign), "no pack").expect("it is written");
+    let (code, found) = admin(&["fsck"]);
+    assert_eq!(code, Some(1));
+    let damaged = found.iter().find(|line| line["error"].is_string());
+    assert_eq!(damaged.expect("the damaged one")["pack"], foreign);
+    let lost = found.iter().find(|line| line["wrong"] == "missing");
+    let lost = lost.expect("the missing one");
+    assert_eq!(
+        (&lost["pack"], &lost["container"]),
+        (&used.into(), &0.into())
+    );
+    assert!(lost["segment"].is_u64(), "{lost}");
 }
 
 #[test]
@@ -163,6 +326,60 @@ fn an_address_that_others_can_reach_needs_a_word() {
         text(&output.stderr)
     );
     assert!(!Path::new(data).exists(), "nothing was touched");
+}
+
+#[test]
+fn arguments_of_a_server_that_make_no_sense_are_wrong_usage() {
+    let folder = workspace("usage").expect("a folder");
+    let data = folder.join("data");
+    let name = data.to_str().expect("UTF-8");
+    let wildcard = ["--insecure", "--segmentstore-addr", "0.0.0.0:0"];
+    for (verb, wrong) in [
+        ("standalone", &["--set", "foo=1"][..]),
+        ("standalone", &["--set", "segmentstore.no_such_thing=1"]),
+        ("standalone", &["--config", "no-such-file"]),
+        (
+            "standalone",
+            &["--set", "segmentstore.container_range=0..1"],
+        ),
+        ("standalone", &wildcard),
+        ("segmentstore", &wildcard),
+        (
+            "segmentstore",
+            &["--containers", "4", "--container-range", "3..2"],
+        ),
+        ("controller", &["--set", "controller.retention_period_ms=0"]),
+    ] {
+        let output = Command::new(binary())
+            .args([verb, "--data", name, "--http-addr", "127.0.0.1:0"])
+            .args(wrong)
+            // A variable that no server minds.
+            .env("SARIT_A__B", OsStr::from_bytes(b"\xff"))
+            .output()
+            .expect("the CLI runs");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{verb} {wrong:?}: {said}");
+        assert!(verb == "controller" || !data.exists(), "{verb} {wrong:?}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_something_else_is_refused() {
+    let folder = workspace("other-directory").expect("a folder");
+    let data = folder.join("data");
+    std::fs::create_dir(&data).expect("it is made");
+    std::fs::write(data.join("FORMAT"), "{}").expect("it is written");
+    let name = data.to_str().expect("UTF-8");
+    let alone = sarit(&["standalone", "--data", name]);
+    let said = text(&alone.stderr);
+    assert_eq!(alone.status.code(), Some(2), "{said}");
+    assert!(said.contains("Move it into another directory"), "{said}");
+    let again = sarit(&["demo", "--data", folder.to_str().expect("UTF-8")]);
+    let said = text(&again.stderr);
+    assert_eq!(again.status.code(), Some(4), "{said}");
+    assert!(said.contains("holds a demo's data already"), "{said}");
+    let inside = std::fs::read_dir(&data).expect("the folder").count();
+    assert_eq!(inside, 1, "nothing is made");
 }
 
 #[test]

@@ -17,13 +17,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::server::Server;
 use crate::args::{DemoArgs, Format};
-use crate::write::{Record, Records, Window};
+use crate::exit::{Exit, Failure};
+use crate::output::print_line;
+use crate::records::{Record, Records};
+use crate::write::Window;
 
 /// The flights of January 2013 from New York, see data/README.md.
 static FLIGHTS: &[u8] = include_bytes!("../../../data/flights-2013-01.csv");
 /// Column that is the routing key: the aeroplane.
 const KEY: &str = "tailnum";
 const SEGMENTS: u32 = 4;
+/// The server's directory, in the folder that the demo works in.
+const DATA: &str = "data";
 /// How fast January is replayed, so that there is something to see, and something in flight at the kill.
 const REPLAYED_PER_SECOND: u32 = 3_000;
 const TICKS_PER_SECOND: u32 = 50;
@@ -33,7 +38,7 @@ const BURST_MONTHS: usize = 20;
 /// Runs the demo; fails unless everything that was promised held.
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let (folder, throw_away) = folder(args.data)?;
-    println!("Working in {}", folder.display());
+    print_line(format_args!("Working in {}", folder.display()))?;
     let result = perform(&folder).await;
     match (&result, throw_away) {
         (Ok(()), true) => {
@@ -41,7 +46,10 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
             let removed = std::fs::remove_dir_all(&folder);
             removed.with_context(|| format!("remove {}", folder.display()))?;
         }
-        (Err(_), _) => println!("Data and log are kept in {}", folder.display()),
+        (Err(_), _) => print_line(format_args!(
+            "Data and log are kept in {}",
+            folder.display()
+        ))?,
         (Ok(()), false) => {}
     }
     result
@@ -49,6 +57,16 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
 
 fn folder(chosen: Option<PathBuf>) -> anyhow::Result<(PathBuf, bool)> {
     let throw_away = chosen.is_none();
+    if let Some(folder) = chosen
+        .as_deref()
+        .filter(|folder| folder.join(DATA).exists())
+    {
+        let message = format!(
+            "{} holds a demo's data already; name another directory, or remove that one",
+            folder.display()
+        );
+        return Err(Failure::error(Exit::WrongState, message));
+    }
     let name = format!("sarit-demo-{}", std::process::id());
     let folder = chosen.unwrap_or_else(|| std::env::temp_dir().join(name));
     #[allow(clippy::disallowed_methods, reason = "the demo's own folder")]
@@ -57,7 +75,7 @@ fn folder(chosen: Option<PathBuf>) -> anyhow::Result<(PathBuf, bool)> {
 }
 
 async fn perform(folder: &std::path::Path) -> anyhow::Result<()> {
-    step("Starting a server of our own, a single process");
+    step("Starting a server of our own, a single process")?;
     let mut server = Server::start(folder).await?;
     let client = Client::connect(&server.uri())?;
     let stream: ScopedStream = "demo/flights".parse()?;
@@ -72,10 +90,10 @@ async fn perform(folder: &std::path::Path) -> anyhow::Result<()> {
         "Streaming {} flights, keyed by {} aeroplanes, into {stream} ({SEGMENTS} segments)",
         flights.values().map(Vec::len).sum::<usize>(),
         flights.len()
-    ));
+    ))?;
     let killed = replay(&client, &stream, &mut server).await?;
 
-    step("Reading everything back");
+    step("Reading everything back")?;
     let read = read_back(&client, &stream).await?;
     let expected: usize = flights.values().map(Vec::len).sum();
     let count: usize = read.values().map(Vec::len).sum();
@@ -89,23 +107,24 @@ async fn perform(folder: &std::path::Path) -> anyhow::Result<()> {
             "the flights of {aeroplane} are not in the order they were written"
         );
     }
-    println!("  {count} flights: none lost, none doubled, each aeroplane's in order");
-    println!("  {killed}");
+    print_line(format_args!(
+        "  {count} flights: none lost, none doubled, each aeroplane's in order"
+    ))?;
+    print_line(format_args!("  {killed}"))?;
 
     let burst = burst(&client, flights.values().map(Vec::len).sum()).await?;
-    println!("  {burst}");
+    print_line(format_args!("  {burst}"))?;
     server.stop().await.context("stop the server")?;
-    step("Everything held. What to try next");
-    println!("  sarit standalone --data ./data            # your own server");
-    println!("  sarit stream create demo/flights --segments 4 --with-scope");
-    println!("  sarit write demo/flights data/flights-2013-01.csv --csv --key tailnum");
-    println!("  sarit read demo/flights --from tail --follow");
-    println!("  and any Pravega client, pointed at tcp://127.0.0.1:9090");
-    Ok(())
+    step("Everything held. What to try next")?;
+    print_line("  sarit standalone --data ./data            # your own server")?;
+    print_line("  sarit stream create demo/flights --segments 4 --with-scope")?;
+    print_line("  sarit write demo/flights data/flights-2013-01.csv --csv --key tailnum")?;
+    print_line("  sarit read demo/flights --from tail --follow")?;
+    print_line("  and any Pravega client, pointed at tcp://127.0.0.1:9090")
 }
 
-fn step(what: &str) {
-    println!("\n▸ {what}");
+fn step(what: &str) -> anyhow::Result<()> {
+    print_line(format_args!("\n▸ {what}"))
 }
 
 fn records() -> anyhow::Result<Records> {
@@ -210,7 +229,7 @@ fn columns(text: &[u8]) -> Vec<&str> {
 async fn burst(client: &Client, month: usize) -> anyhow::Result<String> {
     step(&format!(
         "The same month {BURST_MONTHS} times over, as fast as it goes"
-    ));
+    ))?;
     let stream: ScopedStream = "demo/burst".parse()?;
     client
         .controller()

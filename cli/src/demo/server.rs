@@ -124,7 +124,7 @@ fn spawn(folder: &Path, [controller, store, http]: [u16; 3]) -> anyhow::Result<C
         "--data",
     ]);
     command
-        .arg(folder.join("data"))
+        .arg(folder.join(super::DATA))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
