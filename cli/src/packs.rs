@@ -64,7 +64,11 @@ async fn show(args: &StorageArgs, container: Option<u32>) -> anyhow::Result<()> 
     let store = open(args)?;
     let (mut count, mut bytes) = (0_u64, 0);
     for (name, len) in listed(&store, container).await? {
-        let (_, footer, index) = store.index(name).await?;
+        let (_, footer, index) = match store.index(name).await {
+            // A server has deleted it since it was listed.
+            Err(StoreError::Missing(_)) => continue,
+            found => found?,
+        };
         count += 1;
         bytes += len;
         // The last run is the table of checksums.
@@ -136,9 +140,14 @@ async fn fsck(args: &StorageArgs, container: Option<u32>) -> anyhow::Result<()> 
     let (mut count, mut bytes, mut damaged) = (0_u64, 0, 0_u64);
     let mut packs = BTreeMap::new();
     for (name, len) in listed(&store, container).await? {
+        let checked = check(&store, name).await;
+        // A server has deleted it since it was listed; if an index still refers to it, it is missed below.
+        if let Err(StoreError::Missing(_)) = checked {
+            continue;
+        }
         count += 1;
         bytes += len;
-        match check(&store, name).await {
+        match checked {
             Ok(end) => {
                 packs.insert(name, Some(end));
             }
