@@ -91,9 +91,9 @@ async fn a_store_in_memory_conforms() {
 }
 
 #[tokio::test]
+#[allow(clippy::disallowed_methods)] // A test's own directory.
 async fn a_directory_conforms() {
     let dir = std::env::temp_dir().join(format!("sarit-storage-{}", std::process::id()));
-    #[allow(clippy::disallowed_methods)] // A test's own directory.
     std::fs::create_dir_all(&dir).unwrap();
     let store = Store::local(&dir).unwrap();
     conforms(&store).await;
