@@ -249,6 +249,10 @@ pub(crate) enum AdminVerb {
     RecoverFromStorage {
         #[command(flatten)]
         storage: StorageArgs,
+        /// Leave out packs and copies of the index that are damaged: segments end before what is missing,
+        /// and what lies behind is given up for ever
+        #[arg(long)]
+        skip_damaged: bool,
     },
     /// Read every byte in long-term storage and check it, and what the index says of it
     #[command(after_help = "Example:\n  sarit admin fsck --data ./data")]

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use sarit_container::{CheckpointReport, Kind, PackReport, SegmentReport};
+use sarit_container::{CheckpointReport, Damaged, Kind, PackReport, SegmentReport};
 use sarit_segmentstore::{Config, Offline};
 use serde_json::{Value, json};
 
@@ -151,7 +151,7 @@ fn segment_line(segment: &SegmentReport) -> String {
 }
 
 /// Runs `sarit admin recover-from-storage`.
-pub(crate) async fn recover(args: &StorageArgs) -> anyhow::Result<()> {
+pub(crate) async fn recover(args: &StorageArgs, damaged: Damaged) -> anyhow::Result<()> {
     let config = Config {
         data: directory(&args.data),
         storage: sarit_storage::Config {
@@ -160,7 +160,7 @@ pub(crate) async fn recover(args: &StorageArgs) -> anyhow::Result<()> {
         },
         ..Config::default()
     };
-    let found = sarit_segmentstore::recover_from_storage(&config).await;
+    let found = sarit_segmentstore::recover_from_storage(&config, damaged).await;
     let found = found.with_context(|| format!("recover {}", config.data.display()))?;
     if !args.json {
         print_line(format_args!("made anew: {}", config.data.display()))?;
@@ -178,6 +178,7 @@ pub(crate) async fn recover(args: &StorageArgs) -> anyhow::Result<()> {
                 "nameless_bytes": rebuilt.nameless_bytes,
                 "packs": rebuilt.packs,
                 "epoch": rebuilt.epoch,
+                "skipped": rebuilt.skipped,
             });
             print_line(line)?;
             continue;
@@ -187,6 +188,9 @@ pub(crate) async fn recover(args: &StorageArgs) -> anyhow::Result<()> {
              copy of the index",
             rebuilt.segments, rebuilt.bytes, rebuilt.packs, rebuilt.newer_bytes
         ))?;
+        for skipped in &rebuilt.skipped {
+            print_line(format_args!("  left out: {skipped}"))?;
+        }
         if rebuilt.shortened > 0 {
             print_line(format_args!(
                 "  {} segments are shorter than they were: the rest lay in the log only",

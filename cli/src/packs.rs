@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use sarit_container::Reference;
+use sarit_container::{Damaged, Reference};
 use sarit_segmentstore::Offline;
 use sarit_storage::{BLOCK_BYTES, Blocks, Config, PackName, Run, Store, StoreError};
 use serde_json::json;
@@ -28,7 +28,17 @@ pub(crate) async fn admin(verb: AdminVerb) -> anyhow::Result<()> {
         },
         AdminVerb::Metadata { verb } => crate::metadata::run(verb).await,
         AdminVerb::Container { verb } => crate::container::run(verb).await,
-        AdminVerb::RecoverFromStorage { storage } => crate::container::recover(&storage).await,
+        AdminVerb::RecoverFromStorage {
+            storage,
+            skip_damaged,
+        } => {
+            let damaged = if skip_damaged {
+                Damaged::Skip
+            } else {
+                Damaged::Refuse
+            };
+            crate::container::recover(&storage, damaged).await
+        }
         AdminVerb::Fsck { storage, container } => fsck(&storage, container).await,
     }
 }

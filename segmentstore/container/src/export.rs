@@ -313,26 +313,33 @@ pub(crate) fn decode(name: ExportName, mut bytes: Bytes) -> Result<Entries, Erro
     }
 }
 
-/// Reads the newest export of a container, if there is one.
+/// Reads the newest export of a container, if there is one, and returns the highest epoch of all, too. `skip`
+/// says whether one that is damaged is passed over.
 ///
 /// # Errors
 /// The store's; [`Error::DamagedIndex`].
 pub(crate) async fn newest(
     store: &sarit_storage::Store,
     container: u32,
-) -> Result<Option<(ExportName, Entries)>, Error> {
+    mut skip: impl FnMut(Error) -> Result<(), Error>,
+) -> Result<(u64, Option<(ExportName, Entries)>), Error> {
     let found = store.exports(container).await.map_err(Error::Storage)?;
-    let Some((name, length)) = found.last() else {
-        return Ok(None);
-    };
-    let bytes = match store.export(*name, *length).await {
-        Ok(bytes) => bytes,
-        Err(error @ StoreError::Missing(_)) => {
-            return Err(Error::DamagedIndex(error.to_string().into()));
+    let epochs = found.iter().map(|(name, _)| name.epoch);
+    let epoch = epochs.max().unwrap_or(0);
+    for (name, length) in found.into_iter().rev() {
+        let read = match store.export(name, length).await {
+            Ok(bytes) => decode(name, bytes),
+            Err(error @ (StoreError::Missing(_) | StoreError::Pack(_))) => {
+                Err(Error::DamagedIndex(error.to_string().into()))
+            }
+            Err(error) => return Err(Error::Storage(error)),
+        };
+        match read {
+            Ok(entries) => return Ok((epoch, Some((name, entries)))),
+            Err(error) => skip(error)?,
         }
-        Err(error) => return Err(Error::Storage(error)),
-    };
-    Ok(Some((*name, decode(*name, bytes)?)))
+    }
+    Ok((epoch, None))
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub use inspect::{CheckpointReport, Inspector, PackReport, Reference, SegmentRep
 pub use lifecycle::{Parts, Running};
 pub use memory::{ConnectionCredit, MemoryBudget, MemoryUsage, Permit};
 pub use read::turns::{Turn, Turns};
-pub use rebuild::{Rebuilt, rebuild};
+pub use rebuild::{Damaged, Rebuilt, rebuild};
 pub use sarit_proto::ids::Offset;
 pub use state::operation_bytes_max;
 pub use tables::{Delta, Page};

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Buf;
 use sarit_proto::ids::ContainerId;
-use sarit_storage::{PackId, Store};
+use sarit_storage::{PackId, Store, StoreError};
 
 use crate::index::entries::{self, Applied};
 use crate::index::flat::SnapshotIndex;
@@ -28,8 +28,18 @@ const UNFINISHED: u64 = u64::MAX >> 1;
 /// Segments written at once.
 const AT_ONCE: usize = 1000;
 
+/// What becomes of packs and exports that are damaged, or gone since they were listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damaged {
+    /// Nothing is rebuilt.
+    Refuse,
+    /// They are left out: segments end before what a pack had of them, and the export before the newest one
+    /// may do. What lies behind is given up, and in time deleted.
+    Skip,
+}
+
 /// What was found of a container in long-term storage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rebuilt {
     /// Segments that are there again.
     pub segments: u64,
@@ -47,29 +57,42 @@ pub struct Rebuilt {
     pub packs: u64,
     /// The highest epoch that left anything behind; the new log has to begin above.
     pub epoch: u64,
+    /// What was left out, and why.
+    pub skipped: Vec<String>,
 }
 
 /// Rebuilds a container's index, which is new, from what lies in long-term storage. Reads the ends of all
 /// its packs, and takes memory for all of its index.
 ///
 /// # Errors
-/// The store's and the index's; [`Error::DamagedIndex`] if the export or a pack does not make sense, or
-/// the index is not new.
-pub async fn rebuild(id: ContainerId, store: &Store, indexes: &Indexes) -> Result<Rebuilt, Error> {
-    let mut packs = Packs::read(id, store).await?;
-    let mut rebuilt = Rebuilt {
-        packs: packs.sizes.len() as u64,
-        epoch: packs.epoch,
-        ..Rebuilt::default()
+/// The store's and the index's; [`Error::DamagedIndex`] if the export or a pack does not make sense and is not
+/// to be skipped, or the index is not new.
+pub async fn rebuild(
+    id: ContainerId,
+    store: &Store,
+    indexes: &Indexes,
+    damaged_ones: Damaged,
+) -> Result<Rebuilt, Error> {
+    let mut rebuilt = Rebuilt::default();
+    let mut skip = |error: Error| match damaged_ones {
+        Damaged::Refuse => Err(error),
+        Damaged::Skip => {
+            rebuilt.skipped.push(error.to_string());
+            Ok(())
+        }
     };
-    let exported = export::newest(store, id.0).await?;
+    let mut packs = Packs::read(id, store, &mut skip).await?;
+    let (epoch, exported) = export::newest(store, id.0, &mut skip).await?;
+    rebuilt.packs = packs.sizes.len() as u64;
+    rebuilt.epoch = packs.epoch.max(epoch);
     let index = indexes.open(id).await?;
     let outcome = async {
         if Applied::of(&*index).await?.is_some() {
             return Err(damaged("it is not empty: there is nothing to recover"));
         }
-        let Some((name, exported)) = exported else {
-            // No checkpoint was ever made: at most a minute's worth of segments.
+        let Some((_, exported)) = exported else {
+            // No checkpoint was ever made, or all copies are damaged: in the former case at most a minute's
+            // worth of segments.
             (rebuilt.nameless, rebuilt.nameless_bytes) = packs.unknown(&BTreeSet::new());
             // Segments get their numbers anew, and must not be taken for these.
             let mut batch = Batch::default();
@@ -79,7 +102,7 @@ pub async fn rebuild(id: ContainerId, store: &Store, indexes: &Indexes) -> Resul
         };
         let old = SnapshotIndex::of(exported);
         let lost = entries::load_lost(&old).await?;
-        rebuilt.epoch = rebuilt.epoch.max(name.epoch).max(lost);
+        rebuilt.epoch = rebuilt.epoch.max(lost);
         packs.forget(lost);
         fill(&*index, &old, &packs, &mut rebuilt).await?;
         Ok(rebuilt)
@@ -166,14 +189,25 @@ struct Packs {
 }
 
 impl Packs {
-    async fn read(container: ContainerId, store: &Store) -> Result<Self, Error> {
+    /// `skip` says whether what is damaged is passed over.
+    async fn read(
+        container: ContainerId,
+        store: &Store,
+        mut skip: impl FnMut(Error) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let mut packs = Self::default();
         let mut listed = store.list(container.0).await.map_err(Error::Storage)?;
         listed.sort_unstable();
         for (name, _) in listed {
             let Some(id) = name.id() else { continue };
             packs.epoch = packs.epoch.max(id.number().epoch);
-            let (_, footer, index) = store.index(name).await.map_err(Error::Storage)?;
+            let (_, footer, index) = match store.index(name).await {
+                Err(error @ (StoreError::Pack(_) | StoreError::Missing(_))) => {
+                    skip(Error::Storage(error))?;
+                    continue;
+                }
+                found => found.map_err(Error::Storage)?,
+            };
             packs.last_seq = packs.last_seq.max(footer.last_seq);
             let runs = index.runs().iter();
             let runs: Vec<_> = runs.filter(|run| run.segment != NO_SEGMENT).collect();

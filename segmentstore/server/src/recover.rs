@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sarit_container::{MemoryBudget, Rebuilt};
+use sarit_container::{Damaged, MemoryBudget, Rebuilt};
 use sarit_env::disk::RealDisk;
 use sarit_env::{Clock, Disk};
 use sarit_proto::ids::ContainerId;
@@ -23,7 +23,10 @@ const FOLDERS: [&str; 3] = ["chain", "wal", "index"];
 /// # Errors
 /// A directory that is in use, long-term storage without a store's note, whatever does not make sense
 /// there. What was written until then has to be removed before another try.
-pub async fn recover_from_storage(config: &Config) -> Result<Vec<(ContainerId, Rebuilt)>, Error> {
+pub async fn recover_from_storage(
+    config: &Config,
+    damaged: Damaged,
+) -> Result<Vec<(ContainerId, Rebuilt)>, Error> {
     let store = sarit_storage::Store::open(&config.storage, &config.data)
         .map_err(|error| Error::Config(error.to_string()))?;
     let storage = store.to_string();
@@ -50,7 +53,7 @@ pub async fn recover_from_storage(config: &Config) -> Result<Vec<(ContainerId, R
     let owned = format.owned();
     for number in owned.start()..owned.end() {
         let id = ContainerId(number);
-        let rebuilt = sarit_container::rebuild(id, &store, &indexes).await;
+        let rebuilt = sarit_container::rebuild(id, &store, &indexes, damaged).await;
         let rebuilt = rebuilt.map_err(|source| Error::Container { id, source })?;
         // Whatever the lost owners named must not be named again.
         sarit_wal::begin_above(disk.clone(), &config.data, LogId(number), rebuilt.epoch).await?;

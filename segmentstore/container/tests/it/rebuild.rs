@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sarit_container::{
-    Config, Error, Flush, Indexes, Kind, MemoryBudget, Offset, SnapshotMemory, rebuild,
+    Config, Damaged, Error, Flush, Indexes, Kind, MemoryBudget, Offset, SnapshotMemory, rebuild,
 };
 use sarit_env::Rng;
 use sarit_proto::ids::ContainerId;
@@ -78,12 +78,14 @@ async fn what_was_flushed_is_there_again_and_what_was_not_is_not() {
     drop(world);
 
     let indexes = Indexes::memory(&SnapshotMemory::default());
-    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    let found = rebuild(ContainerId(0), &store, &indexes, Damaged::Refuse)
+        .await
+        .unwrap();
     assert_eq!((found.segments, found.bytes), (4, 31_000));
     assert_eq!((found.newer_bytes, found.shortened), (1000, 0));
     assert_eq!((found.nameless, found.nameless_bytes), (1, 1000));
     assert_eq!(found.epoch, 1);
-    let again = rebuild(ContainerId(0), &store, &indexes).await;
+    let again = rebuild(ContainerId(0), &store, &indexes, Damaged::Refuse).await;
     assert!(again.is_err(), "an index that is there is left alone");
 
     let world = World::on(&objects, indexes, found.epoch, config()).await;
@@ -147,7 +149,9 @@ async fn exported(objects: &Objects, config: Config) -> World {
 async fn assert_recovers(world: World, store: &Store) {
     drop(world);
     let indexes = Indexes::memory(&SnapshotMemory::default());
-    let found = rebuild(ContainerId(0), store, &indexes).await.unwrap();
+    let found = rebuild(ContainerId(0), store, &indexes, Damaged::Refuse)
+        .await
+        .unwrap();
     assert_eq!((found.bytes, found.shortened), (2000, 0));
 }
 
@@ -219,7 +223,9 @@ async fn a_second_loss_does_not_bring_back_what_was_lost_with_the_first() {
     packs.sort_unstable();
     store.delete(packs[1].0).await.unwrap();
     let indexes = Indexes::memory(&SnapshotMemory::default());
-    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    let found = rebuild(ContainerId(0), &store, &indexes, Damaged::Refuse)
+        .await
+        .unwrap();
     assert_eq!(found.bytes, 600);
 
     let world = World::on(&objects, indexes, found.epoch, config()).await;
@@ -227,12 +233,16 @@ async fn a_second_loss_does_not_bring_back_what_was_lost_with_the_first() {
     push(&world, 4, 200).await;
     push(&world, 5, 100).await;
     let indexes = Indexes::memory(&SnapshotMemory::default());
-    let at_once = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    let at_once = rebuild(ContainerId(0), &store, &indexes, Damaged::Refuse)
+        .await
+        .unwrap();
     assert_eq!(at_once.bytes, 900);
     tokio::time::sleep(Duration::from_secs(20)).await;
     drop(world);
     let indexes = Indexes::memory(&SnapshotMemory::default());
-    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    let found = rebuild(ContainerId(0), &store, &indexes, Damaged::Refuse)
+        .await
+        .unwrap();
     let world = World::on(&objects, indexes, found.epoch, config()).await;
     let world = world.unwrap();
     let expected = [[1; 600].as_slice(), &[4; 200], &[5; 100]].concat();
@@ -247,7 +257,9 @@ async fn a_container_is_not_opened_anew_without_a_copy_of_what_it_was_rebuilt_fr
     tokio::time::sleep(Duration::from_secs(20)).await;
     drop(world);
     let indexes = Indexes::memory(&SnapshotMemory::default());
-    let found = rebuild(ContainerId(0), &store, &indexes).await.unwrap();
+    let found = rebuild(ContainerId(0), &store, &indexes, Damaged::Refuse)
+        .await
+        .unwrap();
     objects.set_faults(Faults {
         refuse: 1.0,
         ..Faults::default()
@@ -260,4 +272,43 @@ async fn a_container_is_not_opened_anew_without_a_copy_of_what_it_was_rebuilt_fr
     assert_eq!(read(&world.unwrap(), "s").await.len(), 2000);
     let (newest, _) = store.exports(0).await.unwrap().pop().unwrap();
     assert_eq!((newest.epoch, newest.frame), (found.epoch + 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_packs_and_exports_are_left_out_if_that_is_asked_for() {
+    let objects = Objects::new(Rng::seeded(1));
+    let world = World::with_objects(&objects, config(), MemoryBudget::default()).await;
+    let mut connection = world.connect();
+    world.stream("s").await;
+    for number in 1..=3 {
+        let append = append_bytes("s", 1, number, vec![number as u8; 1000].into());
+        connection.submit(vec![append]).await;
+        connection.outcome().await.result.unwrap();
+        world.container.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    let store = world.storage.clone().unwrap();
+    drop(connection);
+    drop(world);
+    let mut packs = store.list(0).await.unwrap();
+    packs.sort_unstable();
+    let exports = store.exports(0).await.unwrap();
+    assert_eq!((packs.len(), exports.len()), (3, 2));
+    let damaged = [packs[1].0.to_string(), exports[1].0.to_string()];
+    for name in &damaged {
+        objects.damage(name).await;
+    }
+    let id = ContainerId(0);
+    let indexes = Indexes::memory(&SnapshotMemory::default());
+    assert!(
+        rebuild(id, &store, &indexes, Damaged::Refuse)
+            .await
+            .is_err()
+    );
+    let found = rebuild(id, &store, &indexes, Damaged::Skip).await.unwrap();
+    assert_eq!((found.segments, found.bytes, found.packs), (1, 1000, 2));
+    for (skipped, name) in found.skipped.iter().zip(&damaged) {
+        assert!(skipped.contains(name), "{skipped}");
+    }
+    assert_eq!(found.skipped.len(), 2);
 }

@@ -70,6 +70,13 @@ impl Memory {
         *self.0.faults.lock() = faults;
     }
 
+    /// Cuts an object short, whatever its name promises.
+    pub async fn damage(&self, name: &str) {
+        let (path, rest) = (Path::from(name), PutPayload::from_static(b"x"));
+        let put = self.0.objects.put_opts(&path, rest, PutOptions::default());
+        put.await.expect("memory takes it");
+    }
+
     /// Returns a handle.
     pub fn store(&self) -> Store {
         Store::over(Arc::new(self.clone()), None, "memory".to_owned())
