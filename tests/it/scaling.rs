@@ -8,7 +8,7 @@
 )]
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,11 +73,22 @@ fn scale(cluster: &mut Cluster, stream: &str, storm: Kind) -> anyhow::Result<(Ac
 }
 
 fn java(name: &str, layout: Layout, options: &[&str], storm: Kind) {
+    official(name, layout, storm, |uri, log| {
+        Storm::start_reading(uri, name, options, log)
+    });
+}
+
+/// Lets an official client write and read the stream `name` while it changes.
+fn official(
+    name: &str,
+    layout: Layout,
+    storm: Kind,
+    client: impl FnOnce(&str, &Path) -> anyhow::Result<Storm>,
+) {
     let begun = Instant::now();
     let (mut cluster, folder) = start(name, layout);
     let run = |cluster: &mut Cluster| {
-        let log = folder.join("client.log");
-        let mut client = Storm::start_reading(&cluster.uri(), name, options, &log)?;
+        let mut client = client(&cluster.uri(), &folder.join("client.log"))?;
         let (achieved, killed) = scale(cluster, name, storm)?;
         let found = client.verify();
         let found = found.map_err(|error| {
@@ -146,6 +157,14 @@ fn java_transactions_survive_random_scaling() {
         &options,
         Kind::Transactions,
     );
+}
+
+#[test]
+fn rust_events_survive_random_scaling() {
+    let name = "scale-rust";
+    official(name, Layout::Standalone, Kind::Events, |uri, log| {
+        Storm::start_reading_rust(uri, name, log)
+    });
 }
 
 /// Our own client: as many writers and keys, one reader of everything.

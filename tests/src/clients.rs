@@ -131,7 +131,7 @@ pub fn run_suite(client: Client, uri: &str, skip: &[&str], log: &Path) -> anyhow
     Ok(())
 }
 
-/// The official Java client writing without end, see `tests/compat/java`'s Storm.
+/// An official client writing without end, see `tests/compat/java`'s Storm.
 pub struct Storm {
     child: Child,
     input: ChildStdin,
@@ -141,7 +141,7 @@ pub struct Storm {
 impl Storm {
     /// Starts it and waits for its first acknowledgements.
     pub fn start(uri: &str, stream: &str, options: &[&str], log: &Path) -> anyhow::Result<Self> {
-        Self::launch("Storm", uri, stream, options, log)
+        Self::launch(java("Storm")?, uri, stream, options, log)
     }
 
     /// Starts the one that reads while it writes, `ScaleStorm`, which can be verified once.
@@ -151,24 +151,31 @@ impl Storm {
         options: &[&str],
         log: &Path,
     ) -> anyhow::Result<Self> {
-        Self::launch("ScaleStorm", uri, stream, options, log)
+        Self::launch(java("ScaleStorm")?, uri, stream, options, log)
+    }
+
+    /// Starts the official Rust client's counterpart of `ScaleStorm`.
+    pub fn start_reading_rust(uri: &str, stream: &str, log: &Path) -> anyhow::Result<Self> {
+        let mut command = Client::Rust.suite()?;
+        command.arg("--storm");
+        Self::launch(command, uri, stream, &[], log)
     }
 
     fn launch(
-        program: &str,
+        mut command: Command,
         uri: &str,
         stream: &str,
         options: &[&str],
         log: &Path,
     ) -> anyhow::Result<Self> {
         let log = std::fs::File::create(log)?;
-        let mut command = java(program)?;
         command.args([uri, "storm", stream]).args(options);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log);
-        let mut child = command.spawn()?;
+        let child = command.spawn();
+        let mut child = child.with_context(|| format!("start {command:?}"))?;
         let input = child.stdin.take().expect("it is piped");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut storm = Self {
@@ -177,7 +184,7 @@ impl Storm {
             output,
         };
         let first = storm.line()?;
-        ensure!(first == "ready", "{program} says {first:?}");
+        ensure!(first == "ready", "{command:?} says {first:?}");
         Ok(storm)
     }
 

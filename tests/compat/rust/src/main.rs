@@ -8,6 +8,8 @@
 //!
 //! Each scenario has a scope, a client and a runtime of its own and a hard time limit, and removes
 //! what it created. Nothing here knows which server it talks to.
+//!
+//! `compat --storm URI SCOPE STREAM` is none of the scenarios, see `storm`.
 
 // Errors are the client's own; their size is not ours to choose.
 #![allow(clippy::result_large_err)]
@@ -18,6 +20,7 @@ mod events;
 mod groups;
 mod large;
 mod lifecycle;
+mod storm;
 mod synchronizer;
 mod tables;
 mod world;
@@ -84,6 +87,9 @@ fn main() -> ExitCode {
             println!("{}", scenario.name);
         }
         return ExitCode::SUCCESS;
+    }
+    if arguments.first().is_some_and(|first| first == "--storm") {
+        return storm::run(&arguments[1..]);
     }
     match select(&arguments).and_then(|chosen| {
         listening(&arguments[0])?;

@@ -31,14 +31,20 @@ pub(crate) struct World {
 impl World {
     /// Makes a client for the controller at `uri`. Nothing is created on the server yet.
     pub(crate) fn new(uri: &str, scenario: &str) -> Result<Self> {
+        let nonce = RandomState::new().hash_one(scenario);
+        let scope = format!("rust-{}-{nonce:016x}", scenario.replace('_', "-"));
+        Self::within(uri, Scope::from(scope), nonce)
+    }
+
+    /// Makes a client that works in the given scope.
+    pub(crate) fn within(uri: &str, scope: Scope, nonce: u64) -> Result<Self> {
         let config = ClientConfigBuilder::default()
             .controller_uri(uri)
             .build()
             .map_err(|reason| anyhow!("{uri}: {reason}"))?;
-        let nonce = RandomState::new().hash_one(scenario);
         Ok(Self {
             client: ClientFactoryAsync::new(config.clone(), Handle::current()),
-            scope: Scope::from(format!("rust-{}-{nonce:016x}", scenario.replace('_', "-"))),
+            scope,
             nonce,
             config,
             tables: Mutex::default(),
