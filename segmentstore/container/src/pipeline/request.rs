@@ -18,7 +18,7 @@ use crate::{AppendOp, AttributeUpdate, Error, Kind, Offset};
 pub(crate) enum Filler {
     /// Appends of one connection, in order.
     Appends(Arc<Destination>, std::vec::IntoIter<AppendOp>),
-    /// New entries of a table.
+    /// What is not [exempt](Wish::is_exempt), like new entries of a table.
     Request(Request),
 }
 

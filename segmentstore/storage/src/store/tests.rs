@@ -260,3 +260,13 @@ async fn nothing_is_written_to_a_place_that_was_not_claimed() {
     store.put(pack.name, pack.parts).await.unwrap();
     assert_eq!(store.list_all().await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_probe_that_finds_its_own_object_is_made_again() {
+    let (objects, store) = memory();
+    // A try whose answer was lost has made it.
+    objects.damage(&format!("probe/{:032x}", 7)).await;
+    let error = store.probe(7).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    store.probe(8).await.unwrap();
+}
