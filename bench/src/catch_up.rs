@@ -12,7 +12,7 @@ use crate::append::EVENT_HEADER;
 use crate::drain::files_below;
 use crate::driver::{self, Driver, SCOPE, Target, new_stream, number};
 use crate::figures::median;
-use crate::history::flushed;
+use crate::history::{fetched, flushed};
 use crate::load::{segment_names, tails};
 use crate::reference::{Mode, Reference, Stop};
 use crate::report::{Goal, Row};
@@ -31,7 +31,15 @@ struct Written {
 }
 
 /// Measures and prints.
-pub(crate) fn run(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
+pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
+    bench.report.section(
+        "catch-up",
+        "reading back what was moved to long-term storage, by the official Java client",
+    );
+    bench.with_reference(compare)
+}
+
+fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
     let driver = Driver::compile(bench, reference)?;
     let (events, rounds) = bench.choose((1_000_000, 2), (300_000, 1));
     let data = bench.dir.join("catch-up");
@@ -78,8 +86,13 @@ pub(crate) fn run(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()
         }
     }
     reference.stop(Stop::Kill)?;
+    let asked = WARM_UP_EVENTS + events * rounds;
+    let amplified = fetched(&server)? / (asked * (SIZE + EVENT_HEADER as u64)) as f64;
     drop(server);
     std::fs::remove_dir_all(&data)?;
+    let name = "bytes from long-term storage per byte read by the Java client";
+    let most = Goal::AtMost(1.05);
+    bench.report.figure(name, amplified, most, false)?;
     let name = "catch-up by the Java client: CPU per GB / the official server's";
     let ratio = median(our_cpu) / median(their_cpu);
     bench.report.figure(name, ratio, Goal::AtMost(0.2), false)

@@ -9,7 +9,6 @@ use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::watch::{labelled_metric, metric, until};
 
 use crate::Bench;
-use crate::catch_up;
 use crate::drain::{self, Read, files_below, forget};
 use crate::figures::{cpu_seconds, median};
 use crate::load::{Appender, create, segment_names, tails};
@@ -63,8 +62,7 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     both(bench, &server, &data, &segments, each)?;
     drop(server);
     std::fs::remove_dir_all(&data)?;
-    slow(bench)?;
-    bench.with_reference(catch_up::run)
+    slow(bench)
 }
 
 /// Appends so many bytes or a little more and waits until they are in long-term storage. Returns how many.
@@ -99,6 +97,12 @@ fn written(server: &Cluster) -> anyhow::Result<f64> {
     labelled_metric(server, Role::Standalone, "storage_bytes_total", direction)
 }
 
+/// Returns the bytes that came from long-term storage.
+pub(crate) fn fetched(server: &Cluster) -> anyhow::Result<f64> {
+    let direction = "direction=\"read\"";
+    labelled_metric(server, Role::Standalone, "storage_bytes_total", direction)
+}
+
 /// Reads all of it, and a loop sends the same files in turns with it.
 fn catch_up(
     bench: &mut Bench,
@@ -110,6 +114,7 @@ fn catch_up(
     let packs = packs(data)?;
     let mut ratios = Vec::new();
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    let before = fetched(server)?;
     for _ in 0..bench.choose(3, 1) {
         // There and back again. What came in one piece is sent in one piece.
         let first = read_ours(server, segments, each, &packs)?;
@@ -136,6 +141,8 @@ fn catch_up(
     };
     let from_packs = source("packs")? / (source("frames")? + source("log")? + source("packs")?);
     ensure!(from_packs > 0.99, "only {from_packs} came from packs");
+    let asked = ours.iter().map(|read: &Read| read.bytes).sum::<u64>();
+    let amplified = (fetched(server)? - before) / asked as f64;
     let cpu = |reads: &[Read]| median(reads.iter().map(Read::cpu_per_gigabyte).collect());
     for (name, reads) in [("by the server", &ours), ("files into a socket", &raw)] {
         let mega = reads.iter().map(|read| read.per_second() / 1e6);
@@ -149,6 +156,9 @@ fn catch_up(
             .number("KiB/piece", median(piece.collect()) / 1024.0);
         bench.report.row(&row)?;
     }
+    let name = "bytes from long-term storage per byte read";
+    let most = Goal::AtMost(1.05);
+    bench.report.figure(name, amplified, most, false)?;
     let name = "catch-up from packs: MB/s / files into a socket";
     let ratio = median(ratios);
     bench
@@ -258,13 +268,21 @@ fn slow(bench: &mut Bench) -> anyhow::Result<()> {
         let counts = done.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         anyhow::Ok(counts.sum::<f64>())
     };
-    let (before, begin) = (puts()?, Instant::now());
-    let time = bench.choose(4, 2) * SLOW_PERIOD;
+    let periods = bench.choose(4, 2);
     let rate = SLOW_SEGMENTS as f64 * SLOW_RATE;
-    let events = appender.run_at_rate(SLOW_SIZE, rate, time)?;
+    let (events, puts) = std::thread::scope(|scope| {
+        let time = (periods + 2) * SLOW_PERIOD;
+        let load = scope.spawn(move || appender.run_at_rate(SLOW_SIZE, rate, time));
+        // Whole periods of a load that began before and goes on behind them.
+        std::thread::sleep(SLOW_PERIOD);
+        let (before, begin) = (puts()?, Instant::now());
+        std::thread::sleep((periods * SLOW_PERIOD).saturating_sub(begin.elapsed()));
+        let puts = puts()? - before;
+        let events = load.join().expect("the load does not panic")?;
+        anyhow::Ok((events, puts))
+    })?;
     flushed(&server)?;
-    let periods = begin.elapsed().as_secs_f64() / SLOW_PERIOD.as_secs_f64();
-    let puts = puts()? - before;
+    let periods = f64::from(periods);
     let row = Row::new(format!(
         "{SLOW_SEGMENTS} segments, {SLOW_PERIOD:?} a period"
     ))

@@ -88,6 +88,8 @@ enum Section {
     Millions,
     /// Reading back what was moved to long-term storage: rate, CPU, objects
     History,
+    /// The same by the official Java client, ours and the official server
+    CatchUp,
     /// From a kill with 1 GB in the log to the first acknowledged append
     Recovery,
     /// From the server's exec to its first acknowledged append
@@ -167,6 +169,7 @@ fn main() -> anyhow::Result<()> {
             Section::Many => many::run(&mut bench)?,
             Section::Millions => millions::run(&mut bench)?,
             Section::History => history::run(&mut bench)?,
+            Section::CatchUp => catch_up::run(&mut bench)?,
             Section::Recovery => recovery::run(&mut bench)?,
             Section::Start => start::run(&mut bench)?,
             Section::Reference => java::run(&mut bench)?,

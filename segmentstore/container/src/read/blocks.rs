@@ -54,7 +54,10 @@ impl Held {
 
 struct Entry {
     held: Held,
+    /// Whether it was looked at again.
     used: bool,
+    /// Credit of what was fetched ahead, until someone wants it.
+    ahead: Option<OwnedSemaphorePermit>,
 }
 
 /// Tells those who wait how a load ended; empty if they should look for themselves.
@@ -75,7 +78,7 @@ pub(crate) struct BlockCache {
     inner: Mutex<Inner>,
     loads: Semaphore,
     slabs: Slabs,
-    /// Bytes that may be on their way before anyone asked for them.
+    /// Blocks that may be on their way, or here, before anyone asked for them.
     ahead: Arc<Semaphore>,
 }
 
@@ -105,7 +108,8 @@ enum Found<'a> {
 impl BlockCache {
     /// Holds at most `bytes_max` bytes, and says by the metric `name` how many there are.
     pub(crate) fn new(bytes_max: u64, name: &'static str) -> Self {
-        let ahead = usize::try_from(bytes_max / 4).unwrap_or(usize::MAX);
+        // The rest is what was read just now.
+        let ahead = usize::try_from(bytes_max * 3 / 4 / BLOCK_BYTES).unwrap_or(usize::MAX);
         let loads = (bytes_max / 4 / READ_BYTES_MAX).clamp(2, LOADS_MAX);
         Self {
             bytes_max,
@@ -127,10 +131,14 @@ impl BlockCache {
         self.level.get()
     }
 
-    /// Takes credit for reading `bytes` before anyone asked, if there is any.
-    pub(crate) fn read_ahead(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes).ok()?;
-        self.ahead.clone().try_acquire_many_owned(bytes).ok()
+    /// Takes credit for reading so many blocks before anyone asked, if there is any.
+    pub(crate) fn read_ahead(&self, blocks: u32) -> Option<OwnedSemaphorePermit> {
+        self.ahead.clone().try_acquire_many_owned(blocks).ok()
+    }
+
+    /// Returns the bytes for which there is credit.
+    pub(crate) fn free_ahead(&self) -> u64 {
+        self.ahead.available_permits() as u64 * BLOCK_BYTES
     }
 
     /// Returns a block, from memory or from `store`, where the pack has the name `name`. `wanted`
@@ -148,19 +156,28 @@ impl BlockCache {
                 Found::Here(Held::Block(bytes)) => return Ok(bytes),
                 Found::Here(Held::Table(_)) => unreachable!("no block has this number"),
                 Found::Wait(loading) => wait(loading).await?,
-                Found::Load(claim) => {
-                    let table = match self.table(store, name, key).await {
-                        Ok(table) => table,
-                        Err(error) => return claim.fail(error),
-                    };
-                    let loaded = self.load(store, name, &table, &claim).await;
-                    return match loaded {
-                        Ok(bytes) => Ok(bytes),
-                        Err(error) => claim.fail(error),
-                    };
-                }
+                Found::Load(claim) => return self.load(store, name, claim, None).await,
             }
         }
+    }
+
+    /// Fetches blocks from this one on before anyone asked, as many as `credit` was taken for, which they
+    /// hold until someone does or they make room for others.
+    pub(crate) async fn get_ahead(
+        &self,
+        store: &Store,
+        name: PackName,
+        key: PackKey,
+        block: u32,
+        credit: OwnedSemaphorePermit,
+    ) -> Result<(), StoreError> {
+        let blocks = u32::try_from(credit.num_permits()).unwrap_or(TOGETHER_MAX);
+        if !self.has(key, block)
+            && let Found::Load(claim) = self.find(key, block, blocks.clamp(1, TOGETHER_MAX))
+        {
+            self.load(store, name, claim, Some(credit)).await?;
+        }
+        Ok(())
     }
 
     /// Whether a block is in memory or on its way.
@@ -184,7 +201,7 @@ impl BlockCache {
                     let _permit = self.loads.acquire().await.expect("is never closed");
                     match store.blocks(name).await {
                         Ok(table) => {
-                            self.insert((key, TABLE), Held::Table(table.clone()));
+                            self.insert((key, TABLE), Held::Table(table.clone()), None);
                             return Ok(table);
                         }
                         Err(error) => return claim.fail(error),
@@ -199,9 +216,23 @@ impl BlockCache {
         &self,
         store: &Store,
         name: PackName,
-        table: &Blocks,
-        claim: &Claim<'_>,
+        claim: Claim<'_>,
+        ahead: Option<OwnedSemaphorePermit>,
     ) -> Result<Bytes, StoreError> {
+        match self.fetch(store, name, &claim, ahead).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => claim.fail(error),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        store: &Store,
+        name: PackName,
+        claim: &Claim<'_>,
+        mut ahead: Option<OwnedSemaphorePermit>,
+    ) -> Result<Bytes, StoreError> {
+        let table = self.table(store, name, claim.keys[0].0).await?;
         let _permit = self.loads.acquire().await.expect("is never closed");
         let blocks = claim.keys.iter().map(|(_, block)| *block);
         let blocks: Vec<_> = blocks.filter(|block| *block < table.len()).collect();
@@ -214,7 +245,7 @@ impl BlockCache {
             (range.end - range.start) as usize
         };
         let pieces = blocks.iter().map(|block| self.slabs.take(length(block)));
-        let (pieces, table) = (pieces.collect(), table.clone());
+        let pieces = pieces.collect();
         let numbers = blocks.clone();
         let check = move |at: usize, bytes: &[u8]| table.check(numbers[at], bytes);
         let pieces = store.read_into(name, start, pieces, check).await?;
@@ -223,7 +254,8 @@ impl BlockCache {
             checked?;
             let bytes = piece.freeze();
             wanted.get_or_insert_with(|| bytes.clone());
-            self.insert((claim.keys[0].0, *block), Held::Block(bytes));
+            let credit = ahead.as_mut().and_then(|credit| credit.split(1));
+            self.insert((claim.keys[0].0, *block), Held::Block(bytes), credit);
         }
         Ok(wanted.expect("there is a first one"))
     }
@@ -232,7 +264,8 @@ impl BlockCache {
         let mut inner = self.inner.lock();
         let key = (pack, block);
         if let Some(entry) = inner.entries.get_mut(&key) {
-            entry.used = true;
+            // The first look at what was fetched ahead is what it was fetched for.
+            entry.used = entry.ahead.take().is_none();
             return Found::Here(entry.held.clone());
         }
         if let Some(loading) = inner.loading.get(&key) {
@@ -255,10 +288,12 @@ impl BlockCache {
         })
     }
 
-    fn insert(&self, key: Key, held: Held) {
+    fn insert(&self, key: Key, held: Held, ahead: Option<OwnedSemaphorePermit>) {
         let mut inner = self.inner.lock();
         let size = held.memory_bytes();
-        let entry = Entry { held, used: false };
+        // What was fetched ahead has one more round until someone comes for it.
+        let used = ahead.is_some();
+        let entry = Entry { held, used, ahead };
         if inner.entries.insert(key, entry).is_none() {
             inner.bytes += size;
             inner.order.push_back(key);
@@ -387,6 +422,36 @@ mod tests {
             assert!(cache.has(key, 0), "{block}");
         }
         assert!(!cache.has(key, 5));
+    }
+
+    #[tokio::test]
+    async fn what_was_fetched_ahead_holds_credit_until_it_is_read_or_gone() {
+        let memory = Memory::new(Rng::seeded(1));
+        let store = memory.store();
+        let (name, key) = pack(&store, 20).await;
+        let cache = BlockCache::new(8 * (BLOCK_BYTES + ENTRY_OVERHEAD) + 1000, "test");
+        let credit = cache.read_ahead(4).unwrap();
+        assert_eq!(cache.free_ahead(), 2 * BLOCK_BYTES);
+        assert!(cache.read_ahead(3).is_none(), "three quarters of the cache");
+        cache.get_ahead(&store, name, key, 2, credit).await.unwrap();
+        assert!((2..6).all(|block| cache.has(key, block)) && !cache.has(key, 6));
+        assert_eq!(cache.free_ahead(), 2 * BLOCK_BYTES);
+        for block in [3, 3] {
+            cache.get(&store, name, key, block, 1).await.unwrap();
+            assert_eq!(cache.free_ahead(), 3 * BLOCK_BYTES);
+        }
+        // Nobody comes for the others, and they make room.
+        for block in (6..20).chain(6..20) {
+            cache.get(&store, name, key, block, 1).await.unwrap();
+        }
+        assert_eq!(cache.free_ahead(), 6 * BLOCK_BYTES);
+        // It is here already, or the fetch fails.
+        for block in [19, 200] {
+            let credit = cache.read_ahead(4).unwrap();
+            let got = cache.get_ahead(&store, name, key, block, credit).await;
+            assert_eq!(got.is_err(), block == 200);
+            assert_eq!(cache.free_ahead(), 6 * BLOCK_BYTES);
+        }
     }
 
     #[tokio::test]

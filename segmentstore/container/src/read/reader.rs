@@ -319,10 +319,7 @@ async fn from_packs(shared: &Arc<Shared>, plan: &Plan, max: usize) -> Result<Got
         }
     };
     let to = plan.offset + got.data.len() as u64;
-    let window = shared.ahead.note(plan.sid, plan.offset, to);
-    if window > 0 {
-        ahead::fetch(shared, &plan.following, to, window);
-    }
+    ahead::go_on(shared, &plan.following, plan.sid, plan.offset, to);
     Ok(got)
 }
 
