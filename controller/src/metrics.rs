@@ -43,7 +43,7 @@ pub(crate) fn describe() {
     describe_counter!(TASKS, "Tasks finished, by kind");
     describe_gauge!(
         TASKS_RUNNING,
-        "Tasks running now; as many again may wait for a place"
+        "Tasks running now; at most 1024, and as many again that are parts of these"
     );
     describe_counter!(TASK_RETRIES, "Attempts of task steps repeated, by kind");
     describe_gauge!(

@@ -137,9 +137,16 @@ impl Catalog {
         Ok(row.ok_or_else(|| Damaged::new(key, "is missing"))?)
     }
 
-    pub(crate) async fn scope(&self, scope: &ScopeName) -> Result<Option<Revision>> {
-        let row = self.row::<records::Scope>(&keys::scope(scope)).await?;
-        Ok(row.map(|row| row.revision))
+    /// Returns the scope's row, also of one that is being deleted.
+    pub(crate) async fn scope(&self, scope: &ScopeName) -> Result<Option<Row<records::Scope>>> {
+        self.row(&keys::scope(scope)).await
+    }
+
+    /// Returns where the scope's row was written last, if something may be created in it.
+    pub(crate) async fn open_scope(&self, scope: &ScopeName) -> Result<Option<Revision>> {
+        let row = self.scope(scope).await?;
+        let open = row.filter(|row| row.value.deletion.is_empty());
+        Ok(open.map(|row| row.revision))
     }
 
     /// Returns the name row, also of a stream that clients may not see.

@@ -184,7 +184,14 @@ impl Check<'_> {
         let (kind, rest) = key.split_once('/').unwrap_or((key, ""));
         let owner = rest.split('/').next().unwrap_or_default();
         match kind {
-            "s" => drop(self.read::<records::Scope>(key, value)),
+            "s" => {
+                if let Some(row) = self.read::<records::Scope>(key, value)
+                    && !row.deletion.is_empty()
+                    && !self.rows.contains_key(&format!("w/{}", row.deletion))
+                {
+                    self.fault(key, "is being deleted, but nothing works on it");
+                }
+            }
             "n" => self.in_scope(key, owner),
             "d" => drop(self.read::<records::Deleted>(key, value)),
             "w" => self.work(key, value),
@@ -227,6 +234,9 @@ impl Check<'_> {
         let Some(work) = self.read::<records::Work>(key, value) else {
             return;
         };
+        if let Some(records::Job::DeleteScope(_)) = &work.job {
+            return self.deletion(key, &work.scope);
+        }
         let name = format!("n/{}/{}", work.scope, work.stream);
         let table = work.stream.strip_suffix("_kvtable").unwrap_or_default();
         let table = format!("kvt/{}/{table}", work.scope);
@@ -240,6 +250,16 @@ impl Check<'_> {
         };
         if let Err(error) = parse_next(key, next) {
             self.fault(key, error);
+        }
+    }
+
+    /// A scope that is being deleted must say so.
+    fn deletion(&mut self, key: &str, scope: &str) {
+        let name = format!("s/{scope}");
+        let row = self.rows.get(&name);
+        let row = row.and_then(|value| decode::<records::Scope>(&name, value).ok());
+        if row.is_none_or(|row| key != format!("w/{}", row.deletion)) {
+            self.fault(key, format!("deletes {name}, which does not say so"));
         }
     }
 
@@ -398,11 +418,33 @@ mod tests {
                     visible: true,
                 }),
             )
+            .put(
+                "s/c",
+                records::encode(&records::Scope {
+                    created_ms: 7,
+                    deletion: id.to_owned(),
+                }),
+            )
+            .put(
+                format!("w/{}", id.replace('1', "2")),
+                records::encode(&records::Work {
+                    scope: "c".to_owned(),
+                    stream: "__all".to_owned(),
+                    job: Some(records::Job::DeleteScope(records::DeleteScopeJob {})),
+                }),
+            )
             .put(format!("x/{id}2/c/00"), &b"\x01"[..])
             .put("s/broken", &b"\x07"[..]);
         assert!(matches!(store.commit(put).await, Ok(Outcome::Committed(_))));
         let wrong = fsck(Arc::new(store)).await.unwrap().join("\n");
-        for expected in ["scope a is missing", "is no id", "version 7", "is missing"] {
+        for expected in [
+            "scope a is missing",
+            "is no id",
+            "version 7",
+            "is missing",
+            "s/c: is being deleted, but nothing works on it",
+            "deletes s/c, which does not say so",
+        ] {
             assert!(wrong.contains(expected), "{wrong}");
         }
     }

@@ -1,7 +1,7 @@
 //! The key space on one screen. Names cannot contain `/`; tags cannot contain NUL.
 //!
 //! ```text
-//! s/{scope}                              Scope
+//! s/{scope}                              Scope: also, whether it is being deleted with all that is in it
 //! n/{scope}/{stream}                     Name: the stream's id, and whether clients may see it
 //! d/{scope}/{stream}                     Deleted: the segment number its next incarnation starts with
 //! t/{stream id}/conf                     Config
@@ -13,7 +13,8 @@
 //! placement                              Placement (`placement::record`): how many containers stores share
 //! wm/{stream id}                         MarksRecord (`watermarks::record`), from the first note on
 //! wmw/{stream id}/{writer}               MarkRecord: what a writer noted last
-//! w/{stream id}                          Work: the unfinished task, at most one, so the stream's lock
+//! w/{stream id}                          Work: the unfinished task, at most one, so the stream's lock;
+//!                                        also under a table's id, and that of a scope's deletion
 //! x/{stream id}/o/{transaction id}       Transaction that has not ended
 //! x/{stream id}/c/{order: 16 hex digits} Queued: a transaction to be committed, in this order
 //! xd/{day}/{stream id}/{transaction id}  Ended: how it ended; days are dropped whole

@@ -49,6 +49,9 @@ pub(crate) struct Scope {
     /// Milliseconds since the Unix epoch.
     #[prost(int64, tag = "1")]
     pub(crate) created_ms: i64,
+    /// While it is being deleted with all that is in it: names the work row. 32 hex digits, else empty.
+    #[prost(string, tag = "2")]
+    pub(crate) deletion: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -161,7 +164,7 @@ pub(crate) struct Work {
     pub(crate) scope: String,
     #[prost(string, tag = "2")]
     pub(crate) stream: String,
-    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    #[prost(oneof = "Job", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub(crate) job: Option<Job>,
 }
 
@@ -194,10 +197,16 @@ pub(crate) enum Job {
     /// Delete a table's segments, then its record.
     #[prost(message, tag = "18")]
     DeleteTable(TableJob),
+    /// Delete all that is in a scope, then the scope.
+    #[prost(message, tag = "19")]
+    DeleteScope(DeleteScopeJob),
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TableJob {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DeleteScopeJob {}
 
 /// A key-value table.
 #[derive(Clone, PartialEq, Message)]
@@ -394,6 +403,26 @@ mod tests {
         let golden = b"\x01\x0a\x01s\x12\x01t\x62\x00";
         assert_eq!(encode(&work), &golden[..]);
         assert_eq!(decode("k", &Bytes::from_static(golden)), Ok(work));
+        let work = Work {
+            scope: "s".to_owned(),
+            stream: "__all".to_owned(),
+            job: Some(Job::DeleteScope(DeleteScopeJob {})),
+        };
+        let golden = b"\x01\x0a\x01s\x12\x05__all\x9a\x01\x00";
+        assert_eq!(encode(&work), &golden[..]);
+        assert_eq!(decode("k", &Bytes::from_static(golden)), Ok(work));
+        let mut scope = Scope {
+            created_ms: 5,
+            deletion: String::new(),
+        };
+        // As it was written before a scope could be deleted with all that is in it.
+        let golden = b"\x01\x08\x05";
+        assert_eq!(encode(&scope), &golden[..]);
+        assert_eq!(decode("k", &Bytes::from_static(golden)), Ok(scope.clone()));
+        scope.deletion = "00ff".to_owned();
+        let golden = b"\x01\x08\x05\x12\x0400ff";
+        assert_eq!(encode(&scope), &golden[..]);
+        assert_eq!(decode("k", &Bytes::from_static(golden)), Ok(scope));
         let mut subscriber = Subscriber {
             reader_group_id: "g".to_owned(),
             cut: BTreeMap::from([(1, 5)]),

@@ -15,7 +15,7 @@ pub(super) async fn begin(
     stream: &ScopedStream,
     config: &ReaderGroupConfiguration,
 ) -> Result<Begun> {
-    let Some(scope) = context.catalog.scope(&stream.scope).await? else {
+    let Some(scope) = context.catalog.open_scope(&stream.scope).await? else {
         return Ok(Begun::Answered(Answer::NoScope));
     };
     let group = group_of(stream)?;

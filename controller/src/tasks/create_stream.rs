@@ -34,7 +34,7 @@ pub(super) async fn begin(
             keys::deleted(&mark),
         ])
         .await?;
-    let Some(scope) = catalog.scope(&stream.scope).await? else {
+    let Some(scope) = catalog.open_scope(&stream.scope).await? else {
         return Ok(Begun::Answered(Answer::NoScope));
     };
     if let Some(found) = catalog.name(stream).await? {

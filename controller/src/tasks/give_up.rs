@@ -41,7 +41,14 @@ pub(super) async fn give_up(
             true => None,
             false => return Ok(false),
         },
-        Some(Job::Seal(_) | Job::Delete(_) | Job::DeleteTable(_) | Job::Roll(_)) | None => {
+        Some(
+            Job::Seal(_)
+            | Job::Delete(_)
+            | Job::DeleteTable(_)
+            | Job::DeleteScope(_)
+            | Job::Roll(_),
+        )
+        | None => {
             return Ok(false);
         }
     };

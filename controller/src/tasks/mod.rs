@@ -15,6 +15,7 @@ mod commit_transactions;
 mod create_group;
 mod create_stream;
 mod delete_group;
+pub(crate) mod delete_scope;
 mod delete_stream;
 mod give_up;
 pub(crate) mod hints;
@@ -64,7 +65,8 @@ use crate::watermarks::Watermarks;
 
 /// How long a caller waits for a task before it is told to ask again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most tasks at once; each is one entry of memory while its segment store is away.
+/// Most tasks at once; each is one entry of memory while its segment store is away. There are places for
+/// as many again that are parts of others: those wait for them, and must not have taken all places.
 const TASKS_MAX: usize = 1024;
 /// How often a change is decided anew because something else changed first.
 const CONFLICTS_MAX: usize = 20;
@@ -102,6 +104,8 @@ pub(crate) enum Request {
     CreateTable(KeyValueTableConfig),
     /// Remove a key-value table.
     DeleteTable,
+    /// Remove a scope with all that is in it; see [`delete_scope::all_of`] for what the task runs under.
+    DeleteScope,
     /// Commit some of the transactions whose commit was accepted.
     Commit,
     /// Finish what a crash interrupted.
@@ -280,7 +284,17 @@ impl Tasks {
     /// [`Error::Unavailable`] if it is not finished by then.
     pub(crate) async fn run(&self, stream: &ScopedStream, request: Request) -> Result<Answer> {
         let deadline = Instant::now() + PATIENCE;
-        self.run_until(stream, request, Some(deadline)).await
+        self.run_until(stream, request, Some(deadline), TASKS_MAX)
+            .await
+    }
+
+    /// Does `request` as a part of a running task, however long it takes.
+    async fn run_part(&self, stream: &ScopedStream, request: Request) -> Result<Answer> {
+        let answer = self.run_until(stream, request, None, 2 * TASKS_MAX).await;
+        answer.map_err(|error| match error {
+            Error::Overloaded => Error::Unavailable(error.to_string()),
+            error => error,
+        })
     }
 
     async fn run_until(
@@ -288,10 +302,11 @@ impl Tasks {
         stream: &ScopedStream,
         request: Request,
         deadline: Option<Instant>,
+        places: usize,
     ) -> Result<Answer> {
         let late = || Error::Unavailable(format!("a change of {stream} is still in progress"));
         loop {
-            let (mut running, joined) = match self.slot(stream, &request)? {
+            let (mut running, joined) = match self.slot(stream, &request, places)? {
                 Slot::Join(running) => (running, true),
                 Slot::WaitFor(running) => (running, false),
             };
@@ -308,8 +323,8 @@ impl Tasks {
         }
     }
 
-    /// Finds or starts the stream's task.
-    fn slot(&self, stream: &ScopedStream, request: &Request) -> Result<Slot> {
+    /// Finds or starts the stream's task, if fewer than `places` run.
+    fn slot(&self, stream: &ScopedStream, request: &Request, places: usize) -> Result<Slot> {
         let mut running = self.0.running.lock();
         if let Some(other) = running.get(stream) {
             let same = other.request == *request && request.may_be_joined();
@@ -320,7 +335,7 @@ impl Tasks {
                 Slot::WaitFor(other)
             });
         }
-        if running.len() >= TASKS_MAX {
+        if running.len() >= places {
             return Err(Error::Overloaded);
         }
         let (done, outcome) = watch::channel(None);
@@ -409,6 +424,7 @@ impl Request {
             Self::DeleteGroup(_) => "delete reader group",
             Self::CreateTable(_) => "create table",
             Self::DeleteTable => "delete table",
+            Self::DeleteScope => "delete scope",
             Self::Commit => "commit transactions",
             Self::Resume => "resume",
         }
@@ -422,7 +438,7 @@ impl Request {
 }
 
 impl Context {
-    async fn execute(&self, stream: &ScopedStream, request: &Request) -> Result<Answer> {
+    async fn execute(self: &Arc<Self>, stream: &ScopedStream, request: &Request) -> Result<Answer> {
         for _ in 0..CONFLICTS_MAX {
             self.finish_left_over(stream).await?;
             let begun = match request {
@@ -438,6 +454,7 @@ impl Context {
                 Request::DeleteGroup(id) => delete_group::begin(self, stream, id).await?,
                 Request::CreateTable(config) => tables::create(self, stream, config).await?,
                 Request::DeleteTable => tables::delete(self, stream).await?,
+                Request::DeleteScope => delete_scope::begin(self, stream).await?,
                 Request::Commit => commit_transactions::begin(self, stream).await?,
                 Request::Resume => Begun::Answered(Answer::Done),
             };
@@ -456,9 +473,10 @@ impl Context {
     }
 
     /// Finishes the stream's unfinished task, if a crash left one.
-    async fn finish_left_over(&self, stream: &ScopedStream) -> Result<()> {
+    async fn finish_left_over(self: &Arc<Self>, stream: &ScopedStream) -> Result<()> {
         let id = match stream.stream.table() {
             Some(_) => tables::id_of(self, stream).await?,
+            None if delete_scope::is_all(stream) => delete_scope::id_of(self, stream).await?,
             None => self.catalog.name(stream).await?.map(|found| found.id),
         };
         match id {
@@ -468,7 +486,7 @@ impl Context {
     }
 
     /// Does what the work row says, until it is done.
-    async fn work_off(&self, stream: &ScopedStream, id: StreamId) -> Result<()> {
+    async fn work_off(self: &Arc<Self>, stream: &ScopedStream, id: StreamId) -> Result<()> {
         let mut delay = RETRY_DELAY_MIN;
         let mut refused = None;
         loop {
@@ -496,7 +514,12 @@ impl Context {
         }
     }
 
-    async fn work_once(&self, stream: &ScopedStream, id: StreamId, work: &Row<Work>) -> Result<()> {
+    async fn work_once(
+        self: &Arc<Self>,
+        stream: &ScopedStream,
+        id: StreamId,
+        work: &Row<Work>,
+    ) -> Result<()> {
         let key = keys::work(id);
         let job = work.value.job.as_ref();
         let job = job.ok_or_else(|| Damaged::new(&key, "names no known job"))?;
@@ -511,6 +534,9 @@ impl Context {
             Job::Delete(job) => delete_stream::work(self, stream, id, job, done).await,
             Job::CreateTable(_) => tables::work(self, stream, true, done).await,
             Job::DeleteTable(_) => tables::work(self, stream, false, done).await,
+            Job::DeleteScope(_) => {
+                delete_scope::work(Tasks(self.clone()), &stream.scope, done).await
+            }
             Job::Roll(job) => commit_transactions::work(self, stream, id, job, done).await,
             Job::Scale(job) => scale_stream::work(self, stream, id, job, done).await,
         }
@@ -605,6 +631,7 @@ fn kind(work: &Work) -> &'static str {
         Some(Job::Roll(_)) => "roll transactions",
         Some(Job::CreateTable(_)) => "create table",
         Some(Job::DeleteTable(_)) => "delete table",
+        Some(Job::DeleteScope(_)) => "delete scope",
         None => "unknown",
     }
 }

@@ -17,7 +17,7 @@ pub(super) async fn create(
     stream: &ScopedStream,
     config: &KeyValueTableConfig,
 ) -> Result<Begun> {
-    let Some(scope) = context.catalog.scope(&stream.scope).await? else {
+    let Some(scope) = context.catalog.open_scope(&stream.scope).await? else {
         return Ok(Begun::Answered(Answer::NoScope));
     };
     let table = table_of(stream)?;

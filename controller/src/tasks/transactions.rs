@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::commit_transactions::{segments_of, today};
 use super::{Answer, CONFLICTS_MAX, Context, Error, RETRY_DELAY_MAX, RETRY_DELAY_MIN, Request};
-use super::{Result, Tasks};
+use super::{Result, TASKS_MAX, Tasks};
 use crate::metrics;
 use crate::segments::Call;
 use crate::store::catalog::{self, PAGE, Row};
@@ -342,7 +342,10 @@ impl Tasks {
         loop {
             // What is queued from here on starts another run.
             self.0.kicked.lock().remove(stream);
-            match self.run_until(stream, Request::Commit, None).await {
+            match self
+                .run_until(stream, Request::Commit, None, TASKS_MAX)
+                .await
+            {
                 Ok(Answer::More) => delay = RETRY_DELAY_MIN,
                 Ok(Answer::Later(wait)) => {
                     // One run is enough for all that is queued until then.

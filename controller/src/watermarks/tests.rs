@@ -78,7 +78,10 @@ impl Process {
 impl World {
     async fn new(timeout_ms: i64) -> Self {
         let world = Self::default();
-        let scope = encode(&crate::store::records::Scope { created_ms: 7 });
+        let scope = encode(&crate::store::records::Scope {
+            created_ms: 7,
+            deletion: String::new(),
+        });
         let scope = Transaction::new().put("s/sc", scope);
         let _first = world.store.commit(scope).await.unwrap();
         let config = StreamConfig {

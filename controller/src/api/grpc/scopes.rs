@@ -1,8 +1,5 @@
 //! Calls on scopes, and discovery.
 
-use std::time::Duration;
-
-use futures_util::stream::{self, StreamExt as _};
 use sarit_proto::controller::create_scope_status::Status as Created;
 use sarit_proto::controller::delete_scope_status::Status as Deleted;
 use sarit_proto::controller::{
@@ -10,21 +7,16 @@ use sarit_proto::controller::{
     ControllerToBucketMappingResponse, CreateScopeStatus, DeleteScopeStatus, ExistsResponse,
     NodeUri, ScopeInfo, ScopesRequest, ScopesResponse, ServerRequest, ServerResponse,
 };
-use sarit_proto::names::{NameError, SYSTEM_SCOPE, ScopeName, ScopedStream, StreamName};
+use sarit_proto::names::{NameError, SYSTEM_SCOPE, ScopeName};
 use tonic::Status;
 
 use super::Service;
 use super::convert::{invalid, scope_name};
-use super::tables::segments_of;
+use super::streams::unexpected;
 use crate::store::catalog::PAGE;
 use crate::store::records::{self, encode};
 use crate::store::{Expect, Outcome, Transaction, keys};
-use crate::tasks::Request;
-
-/// How long a recursive deletion may take before the caller is told to ask again.
-const RECURSION_MAX: Duration = Duration::from_secs(60);
-/// Streams deleted at once.
-const DELETIONS_MAX: usize = 16;
+use crate::tasks::{Answer, Request, delete_scope};
 
 pub(super) async fn controllers(
     service: &Service,
@@ -70,6 +62,7 @@ pub(super) async fn create(
     let key = keys::scope(&scope);
     let record = records::Scope {
         created_ms: service.tasks.context().clock.now_ms(),
+        deletion: String::new(),
     };
     let create = Transaction::new()
         .expect(&key, Expect::Absent)
@@ -94,21 +87,13 @@ pub(super) async fn delete_recursive(
     request: ScopeInfo,
 ) -> Result<DeleteScopeStatus, Status> {
     let scope = scope_name(&request.scope)?;
-    let deleting = tokio::time::timeout(RECURSION_MAX, async {
-        loop {
-            let deleted = delete_contents(service, &scope).await?;
-            match delete_empty(service, &scope).await? {
-                // Either more than a page was there, or something was created meanwhile.
-                Deleted::ScopeNotEmpty if deleted > 0 => {}
-                // A missing scope is as deleted as can be.
-                Deleted::ScopeNotFound => return Ok(Deleted::Success),
-                status => return Ok(status),
-            }
-        }
-    });
-    let late = |_| Status::unavailable(format!("scope {scope} is still being deleted"));
-    let status: Result<Deleted, Status> = deleting.await.map_err(late)?;
-    let status = status? as i32;
+    let all = delete_scope::all_of(&scope);
+    let status = match service.tasks.run(&all, Request::DeleteScope).await? {
+        // A missing scope is as deleted as can be.
+        Answer::Done | Answer::NoScope => Deleted::Success,
+        other => return Err(unexpected(&other)),
+    };
+    let status = status as i32;
     Ok(DeleteScopeStatus { status })
 }
 
@@ -142,11 +127,15 @@ pub(super) async fn exists(
 }
 
 async fn delete_empty(service: &Service, scope: &ScopeName) -> Result<Deleted, Status> {
-    let Some(revision) = service.catalog.scope(scope).await? else {
+    let Some(row) = service.catalog.scope(scope).await? else {
         return Ok(Deleted::ScopeNotFound);
     };
+    if !row.value.deletion.is_empty() {
+        // Its task removes it when nothing is left.
+        return Ok(Deleted::ScopeNotEmpty);
+    }
     let delete = Transaction::new()
-        .expect(keys::scope(scope), Expect::At(revision))
+        .expect(keys::scope(scope), Expect::At(row.revision))
         .expect(keys::names_in(scope), Expect::NothingUnder)
         .expect(keys::groups_in(scope), Expect::NothingUnder)
         .expect(keys::tables_in(scope), Expect::NothingUnder)
@@ -158,60 +147,6 @@ async fn delete_empty(service: &Service, scope: &ScopeName) -> Result<Deleted, S
             None => Deleted::ScopeNotFound,
         }),
     }
-}
-
-/// Deletes a page of what is in a scope: groups, tables, users' streams, then what is left of internal ones.
-/// Returns how much it was.
-async fn delete_contents(service: &Service, scope: &ScopeName) -> Result<usize, Status> {
-    let mut count = 0;
-    for group in names_under(service, &keys::groups_in(scope)).await? {
-        let Some(row) = service.catalog.group(scope, &group).await? else {
-            continue;
-        };
-        let stream = ScopedStream {
-            scope: scope.clone(),
-            stream: StreamName::of_reader_group(&group),
-        };
-        let request = Request::DeleteGroup(row.value.reader_group_id);
-        service.tasks.run(&stream, request).await?;
-        count += 1;
-    }
-    for table in names_under(service, &keys::tables_in(scope)).await? {
-        let stream = segments_of(scope, &table);
-        service.tasks.run(&stream, Request::DeleteTable).await?;
-        count += 1;
-    }
-    for internal in [false, true] {
-        let names = names_under(service, &keys::names_in(scope)).await?;
-        let chosen = names
-            .into_iter()
-            .filter(|name| name.is_internal() == internal);
-        let deletions = chosen.map(|stream| {
-            let scope = scope.clone();
-            delete_stream(service, ScopedStream { scope, stream })
-        });
-        let mut deletions = stream::iter(deletions).buffer_unordered(DELETIONS_MAX);
-        while let Some(deleted) = deletions.next().await {
-            deleted?;
-            count += 1;
-        }
-    }
-    Ok(count)
-}
-
-async fn delete_stream(service: &Service, stream: ScopedStream) -> Result<(), Status> {
-    service.tasks.run(&stream, Request::Seal).await?;
-    service.tasks.run(&stream, Request::Delete).await?;
-    Ok(())
-}
-
-async fn names_under(service: &Service, prefix: &str) -> Result<Vec<StreamName>, Status> {
-    let page = service.catalog.store.range(prefix, None, PAGE).await;
-    let entries = page.map_err(crate::tasks::Error::from)?.entries;
-    let names = entries
-        .iter()
-        .map(|(key, _)| StreamName::occurring(&key[prefix.len()..]));
-    names.collect::<Result<_, _>>().map_err(invalid)
 }
 
 async fn commit(service: &Service, transaction: Transaction) -> Result<Outcome, Status> {

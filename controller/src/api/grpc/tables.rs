@@ -158,7 +158,7 @@ pub(super) async fn list(
 }
 
 /// Names the segments of a table.
-pub(super) fn segments_of(scope: &ScopeName, table: &StreamName) -> ScopedStream {
+fn segments_of(scope: &ScopeName, table: &StreamName) -> ScopedStream {
     ScopedStream {
         scope: scope.clone(),
         stream: StreamName::of_table(table),

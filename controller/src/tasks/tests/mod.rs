@@ -1,5 +1,6 @@
 mod callers;
 mod retention;
+mod scopes;
 mod sealed_behind;
 mod transactions;
 
@@ -43,7 +44,10 @@ fn engine_at(
 impl World {
     async fn new() -> Self {
         let world = Self::default();
-        let record = store::records::encode(&store::records::Scope { created_ms: 7 });
+        let record = store::records::encode(&store::records::Scope {
+            created_ms: 7,
+            deletion: String::new(),
+        });
         let scope = Transaction::new().put("s/sc", record);
         assert_ne!(
             store::MetaStore::commit(&world.store, scope).await,
@@ -352,6 +356,20 @@ fn scenarios() -> Vec<Scenario> {
             before: vec![create(), ("_RGg", create_group())],
             change: Request::DeleteGroup(ID.to_owned()),
             again: vec![Answer::Done, Answer::NotThere],
+        },
+        Scenario {
+            name: "delete scope",
+            stream: "__all",
+            before: vec![
+                create(),
+                scale(),
+                ("sealed", Request::Create(config("sealed", 1, &["a"]))),
+                ("sealed", Request::Seal),
+                ("_RGg", create_group()),
+                create_table(),
+            ],
+            change: Request::DeleteScope,
+            again: vec![Answer::Done, Answer::NoScope],
         },
     ]
 }

@@ -309,6 +309,48 @@ async fn a_scope_is_deleted_with_all_that_is_in_it() {
 }
 
 #[tokio::test]
+async fn a_scope_that_is_being_deleted_takes_nothing_new_and_keeps_its_name() {
+    let controller = Running::new().await;
+    let mut client = controller.client();
+    client.create_scope(scope("sc")).await.unwrap();
+    client.create_stream(config("st", 1)).await.unwrap();
+    controller.segments.set_away(true);
+    let mut other = controller.client();
+    let deleting = other.delete_scope_recursive(scope("sc"));
+    let meanwhile = async {
+        let begun = |key: &String| key.starts_with("w/");
+        while !controller.store.snapshot().keys().any(begun) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let created = client.create_stream(config("new", 1)).await.unwrap();
+        let created = created.into_inner().status();
+        assert_eq!(created, create_stream_status::Status::ScopeNotFound);
+        let created = client.create_scope(scope("sc")).await.unwrap();
+        let created = created.into_inner().status();
+        assert_eq!(created, create_scope_status::Status::ScopeExists);
+        let deleted = client.delete_scope(scope("sc")).await.unwrap();
+        let deleted = deleted.into_inner().status();
+        assert_eq!(deleted, delete_scope_status::Status::ScopeNotEmpty);
+        controller.segments.set_away(false);
+    };
+    let (deleted, ()) = tokio::join!(deleting, meanwhile);
+    let deleted = deleted.unwrap().into_inner().status();
+    assert_eq!(deleted, delete_scope_status::Status::Success);
+    for _ in 0..2 {
+        let again = client.delete_scope_recursive(scope("sc")).await.unwrap();
+        let again = again.into_inner().status();
+        assert_eq!(again, delete_scope_status::Status::Success);
+    }
+    let created = client.create_scope(scope("sc")).await.unwrap();
+    let created = created.into_inner().status();
+    assert_eq!(created, create_scope_status::Status::Success);
+    let created = client.create_stream(config("st", 1)).await.unwrap();
+    let created = created.into_inner().status();
+    assert_eq!(created, create_stream_status::Status::Success);
+    controller.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_head_of_a_truncated_stream_is_the_cut() {
     let controller = Running::new().await;
     let mut client = controller.client();
