@@ -12,7 +12,7 @@ use crate::append::EVENT_HEADER;
 use crate::drain::files_below;
 use crate::driver::{self, Driver, SCOPE, Target, new_stream, number};
 use crate::figures::median;
-use crate::history::{fetched, flushed};
+use crate::history::flushed;
 use crate::load::{segment_names, tails};
 use crate::reference::{Mode, Reference, Stop};
 use crate::report::{Goal, Row};
@@ -86,13 +86,8 @@ fn compare(bench: &mut Bench, reference: &Reference) -> anyhow::Result<()> {
         }
     }
     reference.stop(Stop::Kill)?;
-    let asked = WARM_UP_EVENTS + events * rounds;
-    let amplified = fetched(&server)? / (asked * (SIZE + EVENT_HEADER as u64)) as f64;
     drop(server);
     std::fs::remove_dir_all(&data)?;
-    let name = "bytes from long-term storage per byte read by the Java client";
-    let most = Goal::AtMost(1.05);
-    bench.report.figure(name, amplified, most, false)?;
     let name = "catch-up by the Java client: CPU per GB / the official server's";
     let ratio = median(our_cpu) / median(their_cpu);
     bench.report.figure(name, ratio, Goal::AtMost(0.2), false)

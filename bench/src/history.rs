@@ -98,7 +98,7 @@ fn written(server: &Cluster) -> anyhow::Result<f64> {
 }
 
 /// Returns the bytes that came from long-term storage.
-pub(crate) fn fetched(server: &Cluster) -> anyhow::Result<f64> {
+fn fetched(server: &Cluster) -> anyhow::Result<f64> {
     let direction = "direction=\"read\"";
     labelled_metric(server, Role::Standalone, "storage_bytes_total", direction)
 }
