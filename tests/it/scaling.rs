@@ -1,6 +1,6 @@
 //! Streams that split and merge under load: clients write and read while segments come and go.
 //!
-//! `SARIT_STORM_SECONDS` makes the storms longer than the half minute they take in a normal run.
+//! `SARIT_STORM_SECONDS` makes the storms longer than the half minute they take in a normal run, or less.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,6 +25,9 @@ use sarit_tests::history::{Event, History};
 use sarit_tests::scaling::{Achieved, Scaler};
 use sarit_tests::watch::metric;
 
+/// How long a storm takes, if nothing else is said; and a short one.
+const USUAL: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_secs(12);
 const CHANGE_EVERY: Duration = Duration::from_millis(500);
 const KILL_EVERY: Duration = Duration::from_secs(8);
 
@@ -39,11 +42,11 @@ enum Kind {
     Transactions,
 }
 
-fn duration() -> Duration {
+fn duration(otherwise: Duration) -> Duration {
     let seconds = std::env::var("SARIT_STORM_SECONDS").map(|seconds| seconds.parse());
-    Duration::from_secs(seconds.map_or(30, |seconds| {
-        seconds.expect("SARIT_STORM_SECONDS is a number")
-    }))
+    seconds.map_or(otherwise, |seconds| {
+        Duration::from_secs(seconds.expect("SARIT_STORM_SECONDS is a number"))
+    })
 }
 
 fn start(name: &str, layout: Layout) -> (Cluster, PathBuf) {
@@ -52,13 +55,18 @@ fn start(name: &str, layout: Layout) -> (Cluster, PathBuf) {
     (cluster.expect("a server"), folder)
 }
 
-/// Lets the stream change for as long as a storm takes, killing all processes in between if asked to.
-/// Returns what was changed, and how often they were killed.
-fn scale(cluster: &mut Cluster, stream: &str, storm: Kind) -> anyhow::Result<(Achieved, u32)> {
+/// Lets the stream change for so long, killing all processes in between if asked to. Returns what was changed,
+/// and how often they were killed.
+fn scale(
+    cluster: &mut Cluster,
+    stream: &str,
+    storm: Kind,
+    long: Duration,
+) -> anyhow::Result<(Achieved, u32)> {
     let kills = storm == Kind::Kills;
     let contended = storm != Kind::Events;
     let scaler = Scaler::start(&cluster.uri(), "storm", stream, CHANGE_EVERY, contended);
-    let end = Instant::now() + duration();
+    let end = Instant::now() + long;
     let mut killed = 0;
     while kills && Instant::now() + KILL_EVERY < end {
         std::thread::sleep(KILL_EVERY);
@@ -73,7 +81,7 @@ fn scale(cluster: &mut Cluster, stream: &str, storm: Kind) -> anyhow::Result<(Ac
 }
 
 fn java(name: &str, layout: Layout, options: &[&str], storm: Kind) {
-    official(name, layout, storm, |uri, log| {
+    official(name, layout, storm, USUAL, |uri, log| {
         Storm::start_reading(uri, name, options, log)
     });
 }
@@ -83,13 +91,14 @@ fn official(
     name: &str,
     layout: Layout,
     storm: Kind,
+    long: Duration,
     client: impl FnOnce(&str, &Path) -> anyhow::Result<Storm>,
 ) {
     let begun = Instant::now();
     let (mut cluster, folder) = start(name, layout);
     let run = |cluster: &mut Cluster| {
         let mut client = client(&cluster.uri(), &folder.join("client.log"))?;
-        let (achieved, killed) = scale(cluster, name, storm)?;
+        let (achieved, killed) = scale(cluster, name, storm, duration(long))?;
         let found = client.verify();
         let found = found.map_err(|error| {
             let ours = counted(&cluster.uri(), name);
@@ -162,8 +171,17 @@ fn java_transactions_survive_random_scaling() {
 #[test]
 fn rust_events_survive_random_scaling() {
     let name = "scale-rust";
-    official(name, Layout::Standalone, Kind::Events, |uri, log| {
+    official(name, Layout::Standalone, Kind::Events, USUAL, |uri, log| {
         Storm::start_reading_rust(uri, name, log)
+    });
+}
+
+/// It is the Rust client with another language around it, and takes its time to start.
+#[test]
+fn python_events_survive_random_scaling() {
+    let name = "scale-python";
+    official(name, Layout::Standalone, Kind::Events, SHORT, |uri, log| {
+        Storm::start_reading_python(uri, name, log)
     });
 }
 
@@ -333,7 +351,7 @@ fn ours(name: &str, storm: Kind) {
         while !run.is_finished() && !exists().unwrap_or(false) {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let scaled = scale(&mut cluster, name, storm);
+        let scaled = scale(&mut cluster, name, storm, duration(USUAL));
         *stop.lock() = true;
         let found = run.join().expect("it does not panic");
         anyhow::Ok((scaled?, found?, rolled(&cluster, storm)?))

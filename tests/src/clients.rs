@@ -43,16 +43,21 @@ impl Client {
                 succeed(&mut build)?;
                 Ok(Command::new(target.join("debug/compat")))
             }
-            Self::Python => {
-                let folder = repository().join("tests/compat/python");
-                let mut build = Command::new(folder.join("build"));
-                succeed(build.arg(out.join("python")))?;
-                let mut command = Command::new(out.join("python/bin/python"));
-                command.arg(folder.join("compat.py"));
-                Ok(command)
-            }
+            Self::Python => python("compat.py"),
         }
     }
+}
+
+/// Installs the Python client, if it is not there yet, and returns the command that runs a program.
+fn python(program: &str) -> anyhow::Result<Command> {
+    let out = target_dir().join("compat");
+    std::fs::create_dir_all(&out)?;
+    let folder = repository().join("tests/compat/python");
+    let mut build = Command::new(folder.join("build"));
+    succeed(build.arg(out.join("python")))?;
+    let mut command = Command::new(out.join("python/bin/python"));
+    command.arg(folder.join(program));
+    Ok(command)
 }
 
 /// Builds the Java programs and returns the command that runs one.
@@ -159,6 +164,11 @@ impl Storm {
         let mut command = Client::Rust.suite()?;
         command.arg("--storm");
         Self::launch(command, uri, stream, &[], log)
+    }
+
+    /// Starts the official Python client's counterpart of `ScaleStorm`.
+    pub fn start_reading_python(uri: &str, stream: &str, log: &Path) -> anyhow::Result<Self> {
+        Self::launch(python("storm.py")?, uri, stream, &[], log)
     }
 
     fn launch(
