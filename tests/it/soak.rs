@@ -1,6 +1,11 @@
 //! Mixed load with kills, for a while: contents verified, memory bounded, descriptors flat; over enough
 //! lives, which only the long run has, memory also flat.
 //!
+//! The load: the official Java client, in bursts; the official Rust client, writing and reading all the time, kills
+//! or not; and writers by hand, whose segments are truncated. Of all three each acknowledged event has to be there
+//! once, in order. Neither official client repeats one on its own account when its connection is lost: their
+//! writers number events and go on behind the last number that the server has.
+//!
 //! `SARIT_SOAK_MINUTES=30` goes on for longer than CI does, and kills every 20 to 60 seconds.
 
 #![allow(
@@ -8,9 +13,10 @@
     reason = "drives real processes in real time"
 )]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use sarit_env::Rng;
 use sarit_proto::wire::Reply;
 use sarit_proto::wire::command::TruncateSegment;
@@ -19,6 +25,7 @@ use sarit_tests::clients::{Storm, workspace};
 use sarit_tests::cluster::{Cluster, Layout, Role, rss};
 use sarit_tests::raw::Connection;
 use sarit_tests::watch::{Lives, MemoryWatch, RESTLESS, metric, until};
+use serde_json::Value;
 
 /// How long in CI.
 const CI: Duration = Duration::from_secs(40);
@@ -66,7 +73,7 @@ fn truncate(address: &str, appender: &Appender) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> {
+fn soak(cluster: &mut Cluster, logs: &Path) -> anyhow::Result<String> {
     let minutes = std::env::var("SARIT_SOAK_MINUTES").ok();
     let minutes: Option<u64> = minutes.and_then(|text| text.parse().ok());
     let (all, apart) = match minutes {
@@ -85,12 +92,13 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
         "--size",
         "1000",
     ];
-    let mut storm = Storm::start(&cluster.uri(), "soak", &options, log)?;
+    let mut storm = Storm::start(&cluster.uri(), "soak", &options, &logs.join("java.log"))?;
+    let mut rust = Storm::start_soaking_rust(&cluster.uri(), "soak-rust", &logs.join("rust.log"))?;
     let appenders: Vec<_> = ["soak/a", "soak/b", "soak/c"]
         .map(|segment| Appender::start_paced(&address, segment, SIZE, PAUSE))
         .into();
     let (mut lives, mut seen) = (Lives::default(), Vec::new());
-    let (mut largest, mut events) = (0, 0);
+    let mut largest = 0;
     let start = Instant::now();
     while start.elapsed() < all {
         let watch = MemoryWatch::start(cluster);
@@ -111,7 +119,9 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
         lives.wait(cluster, Role::Standalone, PATIENCE)?;
         let mut life = look(cluster.pids()[0])?;
         if seen.len() % 5 == 4 {
-            events = storm.verify()?["read"].as_u64().unwrap_or(0);
+            storm.verify().context("the Java client")?;
+            rust.check().context("the Rust client")?;
+            rust.resume()?;
         }
         storm.resume()?;
         until("appends are in flight", PATIENCE, || {
@@ -125,7 +135,10 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
         cluster.kill(Role::Standalone)?;
         cluster.restart_all()?;
     }
-    events = events.max(storm.verify()?["read"].as_u64().unwrap_or(0));
+    let read = |found: Value| found["read"].as_u64().unwrap_or(0);
+    let java = read(storm.verify().context("the Java client")?);
+    let rust = read(rust.verify().context("the Rust client")?);
+    let mut appended = 0;
     for appender in appenders {
         let segment = appender.segment().to_owned();
         let acked = appender.finish()?;
@@ -134,7 +147,7 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
             there == acked,
             "{segment}: {acked} acknowledged, {there} there"
         );
-        events += acked.cast_unsigned();
+        appended += acked;
     }
     ensure!(largest <= RSS_MAX, "{} MiB of memory", largest >> 20);
     let third = (seen.len() / 3).max(1);
@@ -159,7 +172,7 @@ fn soak(cluster: &mut Cluster, log: &std::path::Path) -> anyhow::Result<String> 
     );
     lives.ensure(&Lives::ALL)?;
     Ok(format!(
-        "{} kills, {events} events, {} MiB of memory at most, {} → {} MiB, {} → {} descriptors, {lives}",
+        "{} kills, {java} events by Java, {rust} by Rust, {appended} by hand, {} MiB of memory at most, {} → {} MiB, {} → {} descriptors, {lives}",
         seen.len(),
         largest >> 20,
         rss.0 >> 20,
@@ -175,7 +188,7 @@ fn mixed_load_with_kills_leaves_contents_right_and_memory_flat() {
     let data = folder.join("data");
     let mut cluster =
         Cluster::start(Layout::Standalone, &data, &folder, &RESTLESS).expect("a server");
-    match soak(&mut cluster, &folder.join("client.log")) {
+    match soak(&mut cluster, &folder) {
         Ok(done) => println!("soak: {done}"),
         Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
     }

@@ -166,6 +166,14 @@ impl Storm {
         Self::launch(command, uri, stream, &[], log)
     }
 
+    /// Starts the official Rust client as one that reads while it writes and the server is killed, which
+    /// can be [checked](Self::check) any number of times, and verified once.
+    pub fn start_soaking_rust(uri: &str, stream: &str, log: &Path) -> anyhow::Result<Self> {
+        let mut command = Client::Rust.suite()?;
+        command.arg("--soak");
+        Self::launch(command, uri, stream, &[], log)
+    }
+
     /// Starts the official Python client's counterpart of `ScaleStorm`.
     pub fn start_reading_python(uri: &str, stream: &str, log: &Path) -> anyhow::Result<Self> {
         Self::launch(python("storm.py")?, uri, stream, &[], log)
@@ -209,7 +217,16 @@ impl Storm {
     /// Stops writing, waits for all acknowledgements, reads everything back; fails unless every
     /// promise held. Returns Storm's figures.
     pub fn verify(&mut self) -> anyhow::Result<Value> {
-        let found = self.ask("verify")?;
+        self.judge("verify")
+    }
+
+    /// The same for one that would end if it were verified, and goes on after this.
+    pub fn check(&mut self) -> anyhow::Result<Value> {
+        self.judge("check")
+    }
+
+    fn judge(&mut self, command: &str) -> anyhow::Result<Value> {
+        let found = self.ask(command)?;
         let clean = ["lost", "duplicated", "reordered", "corrupt", "failed"];
         ensure!(
             clean.iter().all(|figure| found[*figure] == 0) && found["error"].is_null(),
@@ -230,7 +247,7 @@ impl Storm {
         Ok(())
     }
 
-    /// Goes on writing after [`Storm::verify`] or [`Storm::pause`].
+    /// Goes on writing after [`Storm::verify`], [`Storm::check`] or [`Storm::pause`].
     pub fn resume(&mut self) -> anyhow::Result<()> {
         writeln!(self.input, "resume")?;
         let answer = self.line()?;

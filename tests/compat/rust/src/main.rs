@@ -9,7 +9,7 @@
 //! Each scenario has a scope, a client and a runtime of its own and a hard time limit, and removes
 //! what it created. Nothing here knows which server it talks to.
 //!
-//! `compat --storm URI SCOPE STREAM` is none of the scenarios, see `storm`.
+//! `compat --storm URI SCOPE STREAM` and `compat --soak …` are none of the scenarios, see `storm`.
 
 // Errors are the client's own; their size is not ours to choose.
 #![allow(clippy::result_large_err)]
@@ -40,6 +40,7 @@ use futures_util::FutureExt;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use crate::storm::Weather;
 use crate::world::World;
 
 type Run = fn(&World) -> Pin<Box<dyn Future<Output = Result<()>> + '_>>;
@@ -88,8 +89,10 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if arguments.first().is_some_and(|first| first == "--storm") {
-        return storm::run(&arguments[1..]);
+    match arguments.first().map(String::as_str) {
+        Some("--storm") => return storm::run(Weather::Scaling, &arguments[1..]),
+        Some("--soak") => return storm::run(Weather::Kills, &arguments[1..]),
+        _ => {}
     }
     match select(&arguments).and_then(|chosen| {
         listening(&arguments[0])?;

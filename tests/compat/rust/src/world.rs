@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use futures_util::TryStreamExt;
@@ -13,6 +14,7 @@ use pravega_client::event::reader_group::{
 };
 use pravega_client::sync::{Synchronizer, Table};
 use pravega_client_config::{ClientConfig, ClientConfigBuilder};
+use pravega_client_retry::retry_policy::RetryWithBackoff;
 use pravega_client_shared::{Retention, Scaling, Scope, ScopedStream, Stream, StreamConfiguration};
 use pravega_controller_client::{ControllerClient, paginator};
 use tokio::runtime::Handle;
@@ -38,7 +40,25 @@ impl World {
 
     /// Makes a client that works in the given scope.
     pub(crate) fn within(uri: &str, scope: Scope, nonce: u64) -> Result<Self> {
-        let config = ClientConfigBuilder::default()
+        Self::with(ClientConfigBuilder::default(), uri, scope, nonce)
+    }
+
+    /// The same for a server that is killed: tries again after 20, 40, … up to 2,000 ms. The defaults (1 ms,
+    /// ten times as long each time) wait 10 s after the first second, and would measure that instead of the
+    /// server. The controller is asked eleven times only, whatever the settings; then the client's readers
+    /// panic.
+    pub(crate) fn patient(uri: &str, scope: Scope) -> Result<Self> {
+        let retries = RetryWithBackoff::default_setting()
+            .initial_delay(Duration::from_millis(20))
+            .backoff_coefficient(2)
+            .max_delay(Duration::from_secs(2));
+        let mut config = ClientConfigBuilder::default();
+        config.retry_policy(retries);
+        Self::with(config, uri, scope, 0)
+    }
+
+    fn with(mut config: ClientConfigBuilder, uri: &str, scope: Scope, nonce: u64) -> Result<Self> {
+        let config = config
             .controller_uri(uri)
             .build()
             .map_err(|reason| anyhow!("{uri}: {reason}"))?;

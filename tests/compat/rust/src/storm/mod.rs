@@ -1,8 +1,12 @@
 //! Writes a stream and reads it at the same time, through one reader group, while somebody else
-//! splits and merges it. Steered by lines on standard input, answers by lines on standard output:
+//! splits and merges it (`--storm`), or kills the server (`--soak`). Steered by lines on standard
+//! input, answers by lines on standard output:
 //!
 //! ```text
 //! (start)    ready                                   once every writer has an acknowledgement
+//! check      {"acked":…,"read":…,"lost":…,…}         pauses, waits for all acknowledgements and until
+//!                                                    all was read
+//! resume     resumed                                 goes on after a check
 //! verify     {"acked":…,"read":…,"lost":…,…}         stops writing, waits for all acknowledgements,
 //!                                                    seals the stream, waits until all was read
 //! quit       (also the end of input) ends the process
@@ -26,12 +30,23 @@ use crate::storm::readers::Readers;
 use crate::storm::writers::Writers;
 use crate::world::World;
 
-const USAGE: &str = "usage: compat --storm URI SCOPE STREAM";
+const USAGE: &str = "usage: compat --storm|--soak URI SCOPE STREAM";
+
+/// What somebody else does meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weather {
+    /// The stream begins with one segment, which is split, merged and so on.
+    Scaling,
+    /// The server dies. The stream has as many segments as there are readers, and keeps them, so that
+    /// none changes hands: where the answer to such an update of the group's state is lost, the client
+    /// forgets the segment or gives up, on any server.
+    Kills,
+}
 
 /// Runs until the end of input.
-pub(crate) fn run(arguments: &[String]) -> ExitCode {
+pub(crate) fn run(weather: Weather, arguments: &[String]) -> ExitCode {
     let runtime = Runtime::new().expect("a runtime needs only threads and a poller");
-    let result = steer(&runtime, arguments);
+    let result = steer(&runtime, weather, arguments);
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,14 +57,19 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     }
 }
 
-fn steer(runtime: &Runtime, arguments: &[String]) -> Result<()> {
-    let mut storm = runtime.block_on(Storm::start(arguments))?;
+fn steer(runtime: &Runtime, weather: Weather, arguments: &[String]) -> Result<()> {
+    let mut storm = runtime.block_on(Storm::start(weather, arguments))?;
     say("ready")?;
     for line in std::io::stdin().lock().lines() {
         match line?.as_str() {
+            "check" => say(&runtime.block_on(storm.check()))?,
+            "resume" => {
+                storm.writers.resume();
+                say("resumed")?;
+            }
             "verify" => say(&runtime.block_on(storm.verify()))?,
             "quit" => break,
-            _ => say(r#"{"error":"unknown command, expected verify or quit"}"#)?,
+            _ => say(r#"{"error":"unknown command, expected check, resume, verify or quit"}"#)?,
         }
     }
     Ok(())
@@ -69,15 +89,19 @@ struct Storm {
 }
 
 impl Storm {
-    async fn start(arguments: &[String]) -> Result<Self> {
+    async fn start(weather: Weather, arguments: &[String]) -> Result<Self> {
         let [uri, scope, stream] = arguments else {
             bail!(USAGE)
         };
-        let world = World::within(uri, Scope::from(scope.clone()), 0)?;
-        let stream = world.create_stream(stream, 1).await?;
+        let scope = Scope::from(scope.clone());
+        let (world, segments) = match weather {
+            Weather::Scaling => (World::within(uri, scope, 0)?, 1),
+            Weather::Kills => (World::patient(uri, scope)?, readers::READERS as i32),
+        };
+        let stream = world.create_stream(stream, segments).await?;
         let ledger = Arc::new(Ledger::new(writers::KEYS));
         let readers = Readers::start(&world, &stream, &ledger).await;
-        let mut writers = Writers::start(&world, &stream, &ledger);
+        let mut writers = Writers::start(&world, &stream, &ledger, weather);
         writers.await_first_acks().await?;
         Ok(Self {
             world,
@@ -86,6 +110,23 @@ impl Storm {
             writers,
             readers,
         })
+    }
+
+    /// What was found so far, as one line of JSON, and what prevented the writers from pausing or the readers
+    /// from catching up. The writers wait to be resumed.
+    async fn check(&mut self) -> String {
+        let begin = Instant::now();
+        let acked = self.writers.pause().await;
+        let ack_s = begin.elapsed().as_secs_f64();
+        let caught_up = match acked {
+            Ok(()) => self.readers.catch_up(&self.ledger).await,
+            Err(error) => Err(error),
+        };
+        let read_s = begin.elapsed().as_secs_f64() - ack_s;
+        self.found(
+            &format!(r#""ack_s":{ack_s:.1},"read_s":{read_s:.1}"#),
+            caught_up,
+        )
     }
 
     /// What was found, as one line of JSON, and what prevented the writers or readers from ending.
@@ -100,8 +141,14 @@ impl Storm {
         };
         let drain_s = begin.elapsed().as_secs_f64() - ack_s;
         let behind = written.saturating_sub(read);
-        let took = format!(r#""behind":{behind},"ack_s":{ack_s:.1},"drain_s":{drain_s:.1}"#);
-        let error = match drained {
+        self.found(
+            &format!(r#""behind":{behind},"ack_s":{ack_s:.1},"drain_s":{drain_s:.1}"#),
+            drained,
+        )
+    }
+
+    fn found(&self, took: &str, outcome: Result<()>) -> String {
+        let error = match outcome {
             Ok(()) => String::new(),
             Err(error) => format!(r#","error":{:?}"#, format!("{error:#}")),
         };

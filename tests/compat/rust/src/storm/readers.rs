@@ -10,14 +10,18 @@ use pravega_client::event::reader_group::ReaderGroup;
 use pravega_client_shared::ScopedStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::interval;
 
 use crate::storm::ledger::Ledger;
 use crate::world::World;
 
-const READERS: usize = 4;
+pub(crate) const READERS: usize = 4;
 /// Longest time without an event while some are due and nothing is written. A reader looks only
 /// every 10 s for segments that it could take over.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// How long to look out for events that are too many.
+const AFTERMATH: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Readers {
     /// All readers share its copy of the group's state: with one each, as several processes have, an
@@ -45,7 +49,23 @@ impl Readers {
         }
     }
 
-    /// Waits until everything was read and nothing follows. Nobody may write any more.
+    /// Waits until everything was read and nothing follows. Nobody may write meanwhile.
+    pub(crate) async fn catch_up(&mut self, ledger: &Ledger) -> Result<()> {
+        let mut end = End::new(ledger);
+        let mut tick = interval(LOOK_EVERY);
+        while !end.is_reached(ledger)? {
+            tokio::select! {
+                ended = self.tasks.join_next() => {
+                    ended.context("there are no readers")?.context("a reader panicked")??;
+                    bail!("a reader ended");
+                }
+                _ = tick.tick() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything was read and nothing follows, and ends. Nobody may write any more.
     pub(crate) async fn drain(&mut self) -> Result<()> {
         self.drain.send_replace(true);
         while let Some(reader) = self.tasks.join_next().await {
@@ -57,27 +77,54 @@ impl Readers {
     }
 }
 
-/// Reads until it is time to drain, everything was read and a second has passed without an event.
+/// Reads until it is time to drain, everything was read and nothing follows.
 async fn read(
     mut reader: EventReader,
     ledger: Arc<Ledger>,
     draining: watch::Receiver<bool>,
 ) -> Result<()> {
-    let mut progress = (ledger.progress(), Instant::now());
+    let mut end = End::new(&ledger);
     loop {
         // Waits up to a second for data.
         if let Some(mut slice) = reader.acquire_segment().await.context("acquire")? {
             slice.by_ref().for_each(|event| ledger.read(&event.value));
             reader.release_segment(slice).await.context("release")?;
-            continue;
-        }
-        let now = ledger.progress();
-        if !*draining.borrow() || now != progress.0 {
-            progress = (now, Instant::now());
-        } else if now.0 >= now.1 && progress.1.elapsed() > Duration::from_secs(1) {
+        } else if !*draining.borrow() {
+            end = End::new(&ledger);
+        } else if end.is_reached(&ledger)? {
             return reader.reader_offline().await.context("go offline");
-        } else if progress.1.elapsed() > STALL_LIMIT {
-            bail!("no more events after {} of {}", now.0, now.1);
         }
+    }
+}
+
+/// Tells when nobody writes any more whether all readers together have read everything.
+struct End {
+    /// Events read and written, and since when these are as many.
+    progress: (u64, u64),
+    since: Instant,
+}
+
+impl End {
+    fn new(ledger: &Ledger) -> Self {
+        Self {
+            progress: ledger.progress(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Whether everything was read and a second has passed without an event.
+    fn is_reached(&mut self, ledger: &Ledger) -> Result<bool> {
+        if ledger.progress() != self.progress {
+            *self = Self::new(ledger);
+        }
+        let (read, written) = self.progress;
+        if read >= written {
+            return Ok(self.since.elapsed() > AFTERMATH);
+        }
+        ensure!(
+            self.since.elapsed() < STALL_LIMIT,
+            "no more events after {read} of {written}"
+        );
+        Ok(false)
     }
 }
