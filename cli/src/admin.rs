@@ -109,14 +109,21 @@ pub(crate) async fn scope(verb: ScopeVerb) -> anyhow::Result<()> {
         }
         ScopeVerb::Delete {
             scope,
+            recursive,
             client: args,
         } => {
             let scope = ScopeName::new(scope)?;
-            if !connect(&args.controller)?
-                .controller()
-                .delete_scope(&scope)
-                .await?
-            {
+            let client = connect(&args.controller)?;
+            let controller = client.controller();
+            let was_there = if !recursive {
+                controller.delete_scope(&scope).await?
+            } else if controller.scope_exists(&scope).await? {
+                controller.delete_scope_recursive(&scope).await?;
+                true
+            } else {
+                false
+            };
+            if !was_there {
                 return Err(Failure::error(
                     Exit::NotFound,
                     format!("scope {scope} does not exist"),

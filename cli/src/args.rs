@@ -358,11 +358,16 @@ pub(crate) enum ScopeVerb {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Delete an empty scope
-    #[command(after_help = "Example:\n  sarit scope delete demo")]
+    /// Delete a scope
+    #[command(
+        after_help = "Examples:\n  sarit scope delete demo\n  sarit scope delete demo --recursive"
+    )]
     Delete {
         /// The scope
         scope: String,
+        /// With all that is in it: streams and their events, reader groups, key-value tables
+        #[arg(long)]
+        recursive: bool,
         #[command(flatten)]
         client: ClientArgs,
     },

@@ -148,6 +148,28 @@ impl Controller {
         }
     }
 
+    /// Deletes a scope with all that is in it: streams, reader groups, key-value tables. While this goes on,
+    /// nothing new can be created in it. It goes on also if this fails; calling it again waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it takes longer than calls are repeated; those of [`Error`].
+    pub async fn delete_scope_recursive(&self, scope: &ScopeName) -> Result<(), Error> {
+        use delete_scope_status::Status;
+        let what = "deleteScopeRecursive";
+        let request = api::ScopeInfo::from(scope);
+        let reply = self
+            .ask(what, move |mut api| {
+                let request = request.clone();
+                async move { api.delete_scope_recursive(request).await }
+            })
+            .await?;
+        match reply.status() {
+            Status::Success | Status::ScopeNotFound => Ok(()),
+            Status::ScopeNotEmpty => Err(Error::ScopeNotEmpty(scope.to_string())),
+            Status::Failure => Err(failed(what)),
+        }
+    }
+
     /// Returns whether a scope is there.
     ///
     /// # Errors

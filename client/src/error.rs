@@ -171,8 +171,11 @@ pub enum Error {
         /// Theirs.
         wanted: usize,
     },
-    /// The scope still has streams, tables or reader groups: delete them first.
-    #[error("scope {0} is not empty; delete its streams first")]
+    /// The scope still has streams, tables or reader groups: delete them first, or all at once with
+    /// `Controller::delete_scope_recursive`.
+    #[error(
+        "scope {0} is not empty; delete what is in it first, or all at once with a recursive deletion"
+    )]
     ScopeNotEmpty(String),
     /// Only a sealed stream can be deleted: seal it first.
     #[error("stream {0} is not sealed; seal it before deleting it")]

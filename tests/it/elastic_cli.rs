@@ -237,6 +237,33 @@ fn transactions_that_have_not_ended_are_listed_and_can_be_aborted() {
 }
 
 #[test]
+fn a_scope_is_deleted_with_all_that_is_in_it() {
+    let cluster = start("scope-cli");
+    let create = |name: &str| {
+        let stream = ["stream", "create", name, "--with-scope", "--segments", "3"];
+        ask(&cluster, &stream);
+    };
+    for number in 0..20 {
+        create(&format!("s/t{number}"));
+    }
+    create("kept/t");
+    ask(&cluster, &["table", "create", "s/k"]);
+    give(&cluster, &["write", "s/t0"], "event\n");
+    assert_eq!(ask(&cluster, &["read", "s/t0"]), "event\n");
+    let complaint = refuse(&cluster, &["scope", "delete", "s"], 4);
+    assert!(complaint.contains("recursive"), "{complaint}");
+    ask(&cluster, &["scope", "delete", "s", "--recursive"]);
+    let scopes = json(&cluster, &["scope", "list"]);
+    assert_eq!(scopes, serde_json::json!(["kept"]));
+    refuse(&cluster, &["scope", "delete", "s", "--recursive"], 3);
+    // Nothing of it is left to be found by what comes next.
+    create("s/t0");
+    assert_eq!(ask(&cluster, &["read", "s/t0"]), "");
+    let streams = json(&cluster, &["stream", "list", "s"]);
+    assert_eq!(streams, serde_json::json!(["t0"]));
+}
+
+#[test]
 fn top_shows_rates_once_into_a_pipe() {
     let cluster = start("top");
     ask(

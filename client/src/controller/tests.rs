@@ -71,6 +71,14 @@ impl api::ControllerService for Script {
         self.answer("deleteScope", |status| api::DeleteScopeStatus { status })
     }
 
+    async fn delete_scope_recursive(
+        &self,
+        _: Request<api::ScopeInfo>,
+    ) -> Result<Response<api::DeleteScopeStatus>, Status> {
+        let reply = |status| api::DeleteScopeStatus { status };
+        self.answer("deleteScopeRecursive", reply)
+    }
+
     async fn create_stream(
         &self,
         _: Request<api::StreamConfig>,
@@ -225,6 +233,8 @@ async fn an_aim_already_reached_is_told_from_a_new_one() {
                 .expect("it exists")
         );
         assert!(!controller.delete_scope(&scope()).await.expect("it is gone"));
+        let deleted = controller.delete_scope_recursive(&scope()).await;
+        deleted.expect("it is gone");
         assert!(
             !controller
                 .delete_stream(&stream())
