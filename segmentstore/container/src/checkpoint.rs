@@ -192,7 +192,7 @@ pub(crate) async fn last(shared: &Arc<Shared>) {
 /// Writes one checkpoint to the index, however often it takes; `None` if the container stops meanwhile. It
 /// stays under way until it is [settled](crate::state::Dirty::settled).
 async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
-    let mut turn = tokio::select! {
+    let turn = tokio::select! {
         biased;
         () = shared.stopping.cancelled() => return Ok(None),
         turn = turn(shared) => turn,
@@ -202,30 +202,13 @@ async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
     shared.checkpoints.bytes.store(0, Ordering::Relaxed);
     let started = Instant::now();
     let (applied, batch) = begin(shared).await;
-    let mut wait = RETRY_FIRST;
-    loop {
-        let written = tokio::select! {
-            biased;
-            () = shared.stopping.cancelled() => {
-                // Not to be lost: the last checkpoint begins with it.
-                shared.state.write().dirty.give_back(batch);
-                return Ok(None);
-            }
-            written = in_turn(shared, &mut turn, &batch) => written,
-        };
-        match written {
-            Ok(()) => break,
-            Err(error @ Error::DamagedIndex(_)) => return Err(error),
-            Err(error) => {
-                shared.metrics.checkpoint_failures.add(1);
-                tracing::warn!(container = %shared.id, %error, "a checkpoint failed and is repeated; the log is kept meanwhile");
-            }
-        }
-        tokio::select! {
-            biased;
-            () = shared.stopping.cancelled() => {}
-            () = tokio::time::sleep(wait) => wait = (2 * wait).min(RETRY_MOST),
-        }
+    shared.metrics.checkpoints_under_way.set(1);
+    let written = write(shared, turn, &batch).await;
+    shared.metrics.checkpoints_under_way.set(0);
+    if !written? {
+        // Not to be lost: the last checkpoint begins with it.
+        shared.state.write().dirty.give_back(batch);
+        return Ok(None);
     }
     shared.metrics.checkpoints.add(1);
     shared.metrics.checkpoint_bytes.add(batch.bytes() as u64);
@@ -238,6 +221,35 @@ async fn checkpoint(shared: &Arc<Shared>) -> Result<Option<Applied>, Error> {
         "checkpoint made"
     );
     Ok(Some(applied))
+}
+
+/// Writes a batch, however often it takes; false if the container stops meanwhile.
+async fn write<'a>(
+    shared: &'a Shared,
+    mut turn: Option<SemaphorePermit<'a>>,
+    batch: &Batch,
+) -> Result<bool, Error> {
+    let mut wait = RETRY_FIRST;
+    loop {
+        let written = tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return Ok(false),
+            written = in_turn(shared, &mut turn, batch) => written,
+        };
+        match written {
+            Ok(()) => return Ok(true),
+            Err(error @ Error::DamagedIndex(_)) => return Err(error),
+            Err(error) => {
+                shared.metrics.checkpoint_failures.add(1);
+                tracing::warn!(container = %shared.id, %error, "a checkpoint failed and is repeated; the log is kept meanwhile");
+            }
+        }
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => {}
+            () = tokio::time::sleep(wait) => wait = (2 * wait).min(RETRY_MOST),
+        }
+    }
 }
 
 /// Tries once to write a batch, in the `turn` that there is or in a new one: nobody waits for repeated trials of others.

@@ -99,6 +99,7 @@ pub(crate) struct Metrics {
     pub(crate) resident: Level,
     pub(crate) absent: Level,
     pub(crate) dirty: Level,
+    pub(crate) checkpoints_under_way: Level,
     pub(crate) kept_from: Level,
     frame_seconds: Histogram,
 }
@@ -154,6 +155,7 @@ impl Metrics {
             resident: level("segmentstore_resident_segments"),
             absent: level("segmentstore_absent_names"),
             dirty: level("segmentstore_changed_segments"),
+            checkpoints_under_way: level("segmentstore_checkpoints_under_way"),
             kept_from: level("segmentstore_log_kept_from"),
             frame_seconds: histogram!("segmentstore_frame_seconds", labels(Some(container))),
         }
@@ -377,6 +379,11 @@ fn describe() {
             "segmentstore_changed_segments",
             Unit::Count,
             "Segments that changed since the last checkpoint",
+        ),
+        (
+            "segmentstore_checkpoints_under_way",
+            Unit::Count,
+            "Whether a checkpoint is being written to the index",
         ),
         (
             "segmentstore_log_kept_from",
