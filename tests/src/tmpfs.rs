@@ -42,8 +42,17 @@ impl TmpFs {
 
     /// Returns the bytes that are in it.
     pub fn used(&self) -> anyhow::Result<u64> {
+        self.df("used")
+    }
+
+    /// Returns the bytes that it could take.
+    pub fn free(&self) -> anyhow::Result<u64> {
+        self.df("avail")
+    }
+
+    fn df(&self, column: &str) -> anyhow::Result<u64> {
         let mut command = Command::new("df");
-        command.args(["--output=used", "--block-size=1"]);
+        command.args([&format!("--output={column}"), "--block-size=1"]);
         let output = command.arg(&self.mount).output()?;
         let text = String::from_utf8(output.stdout)?;
         let used = text.lines().last().context("df says nothing")?;
@@ -90,6 +99,7 @@ mod tests {
         let path = disk.path().join("file");
         std::fs::write(&path, vec![1; 512 << 10]).unwrap();
         disk.fill().unwrap();
+        assert_eq!(disk.free().unwrap(), 0);
         let error = std::fs::write(disk.path().join("more"), "x").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         disk.resize(1 << 20).unwrap();
