@@ -67,7 +67,8 @@ pub fn java(program: &str) -> anyhow::Result<Command> {
     succeed(build.arg(&out))?;
     let mut command = Command::new("java");
     let class_path = format!("{0}/classes:{0}/lib/*", out.display());
-    command.args(["-Xmx2g", "-cp", &class_path, program]);
+    // Each connection takes tens of megabytes, and a storm of minutes makes and breaks hundreds.
+    command.args(["-Xmx6g", "-cp", &class_path, program]);
     Ok(command)
 }
 
