@@ -304,7 +304,13 @@ impl Tasks {
         deadline: Option<Instant>,
         places: usize,
     ) -> Result<Answer> {
-        let late = || Error::Unavailable(format!("a change of {stream} is still in progress"));
+        let late = || {
+            let what = match delete_scope::is_all(stream) {
+                true => format!("the deletion of scope {}", stream.scope),
+                false => format!("a change of {stream}"),
+            };
+            Error::Unavailable(format!("{what} is still in progress"))
+        };
         loop {
             let (mut running, joined) = match self.slot(stream, &request, places)? {
                 Slot::Join(running) => (running, true),
