@@ -2,7 +2,8 @@
 //! that was opened just before, each event acknowledged before the next.
 //!
 //! The new writer asks which segments there are, the old one goes on until its segment is sealed: so a
-//! successor that takes events too early shows in the order.
+//! successor that takes events too early shows in the order. Seldom: a new writer's first event takes longer
+//! than a seal, unless that is held up. So [`crate::scaling`] looks at the seals themselves.
 
 use sarit_client::{Client, EventWriter};
 use sarit_env::Rng;
