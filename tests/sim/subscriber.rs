@@ -100,6 +100,7 @@ impl Subscriber {
                 }
             };
             let _until_then = tokio::time::timeout(pause, reading).await;
+            self.look(shared, client).await;
             // Some segments only: another reader of the group would be slower.
             for (segment, position) in reader.cut().positions {
                 if rng.chance(0.5) {
@@ -114,6 +115,20 @@ impl Subscriber {
             let droppable = droppable.filter_map(|event| Event::from_bytes(&event.payload));
             kept.lock().droppable(droppable.collect());
             self.publish(shared).await;
+        }
+    }
+
+    /// Looks whether the stream still has all that is behind the last cut. At the end of a world that is
+    /// seldom to be seen: what was dropped too early is published as read soon after.
+    async fn look(&self, shared: &SharedRef, client: &Client) {
+        let published = &self.published;
+        let head = match client.controller().head(&published.stream).await {
+            Ok(head) => head,
+            Err(error) => return note(shared, || format!("look for the head: {error}")),
+        };
+        let dropped = |(segment, position)| position > &published.positions[segment];
+        if head.positions.iter().any(dropped) {
+            breach(shared, format!("the head is {head:?}, past {published:?}"));
         }
     }
 
