@@ -11,8 +11,9 @@ use std::time::Instant;
 use sarit_client::connection::Endpoint;
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::StreamConfig;
-use sarit_tests::clients::{self, run_suite, schemathesis, workspace};
+use sarit_tests::clients::{self, run_suite, schemathesis};
 use sarit_tests::cluster::{Cluster, Layout, Role};
+use sarit_tests::workspace::workspace;
 
 /// Memory a store may take: the budget's default and what the design allows beside it.
 const RSS_MAX: u64 = (256 + 150) << 20;
@@ -96,7 +97,7 @@ fn rest_api_is_as_described() {
         }
         std::fs::write(&config, text).expect("a file");
         let mut run = Command::new(&checker);
-        run.current_dir(&folder).arg("--config-file").arg(&config);
+        run.current_dir(&*folder).arg("--config-file").arg(&config);
         run.args(["run", &format!("{url}/v1/openapi.json"), "--seed", "1"]);
         run.args([
             "--max-examples",

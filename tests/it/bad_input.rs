@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use sarit_env::Rng;
 use sarit_proto::ids::WriterId;
 use sarit_proto::wire::Reply;
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role, binary, repository};
 use sarit_tests::raw::Connection;
+use sarit_tests::workspace::workspace;
 
 /// Inputs in CI; `SARIT_BAD_INPUTS=1000000` for a long run.
 const INPUTS: usize = 20_000;

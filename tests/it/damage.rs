@@ -13,9 +13,9 @@ use bytes::Bytes;
 use sarit_proto::ids::WriterId;
 use sarit_proto::wire::Reply;
 use sarit_proto::wire::command::{GetStreamSegmentInfo, ReadSegment};
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::raw::Connection;
+use sarit_tests::workspace::workspace;
 
 /// Bytes of a log file's header.
 const HEADER: usize = 4096;

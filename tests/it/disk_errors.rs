@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use sarit_env::Rng;
 use sarit_tests::appender::{Appender, verify};
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::lossyfs::{Failure, LossyFs, Mode};
 use sarit_tests::watch::until;
+use sarit_tests::workspace::workspace;
 
 /// Longest that the server may take to notice anything, on a busy machine.
 const NOTICE_MAX: Duration = Duration::from_secs(60);

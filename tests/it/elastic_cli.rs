@@ -8,14 +8,14 @@
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, binary};
+use sarit_tests::workspace::workspace;
 use serde_json::Value;
 
 fn start(name: &str) -> Cluster {
     let folder = workspace(name).expect("a folder");
     let cluster = Cluster::start(Layout::Standalone, &folder.join("data"), &folder, &[]);
-    cluster.expect("a server")
+    cluster.expect("a server").holding(folder)
 }
 
 fn run(cluster: &Cluster, arguments: &[&str], input: &str) -> Output {

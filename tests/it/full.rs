@@ -12,11 +12,11 @@ use anyhow::{Context as _, bail, ensure};
 use sarit_proto::wire::Reply;
 use sarit_proto::wire::command::{DeleteSegment, TruncateSegment};
 use sarit_tests::appender::{Appender, bounds, verify};
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::raw::Connection;
 use sarit_tests::tmpfs::TmpFs;
 use sarit_tests::watch::{metric, until};
+use sarit_tests::workspace::workspace;
 
 /// Longest that the server may take to notice anything, on a busy machine.
 const NOTICE_MAX: Duration = Duration::from_secs(60);

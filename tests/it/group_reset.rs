@@ -10,8 +10,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
-use sarit_tests::clients::{java, workspace};
+use sarit_tests::clients::java;
 use sarit_tests::cluster::{Cluster, Layout, binary};
+use sarit_tests::workspace::workspace;
 use serde_json::Value;
 
 struct World {

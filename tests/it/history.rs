@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use sarit_tests::clients::{Storm, workspace};
+use sarit_tests::clients::Storm;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::watch::{MemoryWatch, labelled_metric, metric, until};
+use sarit_tests::workspace::workspace;
 
 /// Gigabytes in CI.
 const GIB: u64 = 2;
@@ -93,9 +94,6 @@ fn more_than_memory_is_read_back_from_packs_within_the_budget() {
         Ok(done) => {
             let minutes = start.elapsed().as_secs_f64() / 60.0;
             println!("history: {done}, {minutes:.1} min");
-            // Gigabytes that nobody looks at again.
-            drop(cluster);
-            let _ = std::fs::remove_dir_all(folder.join("data"));
         }
         Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
     }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use sarit_env::Rng;
 use sarit_tests::appender::{Appender, verify};
-use sarit_tests::clients::{Storm, workspace};
+use sarit_tests::clients::Storm;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::watch::{Lives, RESTLESS};
+use sarit_tests::workspace::workspace;
 
 /// How long acknowledgements may stay away after a restart. The Java writer retries after 1.1 s, then
 /// only after 11 s and 20 s.

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use sarit_proto::wire::Reply;
 use sarit_proto::wire::command::GetStreamSegmentInfo;
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role, binary, repository};
 use sarit_tests::raw::Connection;
 use sarit_tests::watch::{labelled_metric, metric, until};
+use sarit_tests::workspace::workspace;
 
 /// A directory as the first release wrote it. Later versions must open it.
 const GOLDEN: &str = "tests/golden/data-1.tar.gz";
@@ -37,10 +37,10 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn start(name: &str) -> (Cluster, std::path::PathBuf) {
+fn start(name: &str) -> Cluster {
     let folder = workspace(name).expect("a folder");
     let cluster = Cluster::start(Layout::Standalone, &folder.join("data"), &folder, &[]);
-    (cluster.expect("a server"), folder)
+    cluster.expect("a server").holding(folder)
 }
 
 /// Runs a verb against a cluster and returns what it printed; it must succeed.
@@ -60,9 +60,9 @@ fn ask(cluster: &Cluster, arguments: &[&str]) -> String {
 
 #[test]
 fn sigterm_drains_and_exits_with_zero() {
-    let (mut cluster, folder) = start("sigterm");
+    let mut cluster = start("sigterm");
     ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
-    let file = folder.join("lines");
+    let file = cluster.folder().join("lines");
     std::fs::write(&file, "one\ntwo\n").expect("it is written");
     ask(&cluster, &["write", "s/t", file.to_str().expect("UTF-8")]);
     assert!(
@@ -77,7 +77,7 @@ fn sigterm_drains_and_exits_with_zero() {
 
 /// A server that somebody has sent half a request over HTTP.
 fn half_asked(name: &str) -> (Cluster, TcpStream) {
-    let (cluster, _) = start(name);
+    let cluster = start(name);
     let mut half = TcpStream::connect(cluster.http_addr()).expect("a connection");
     let sent = half.write_all(b"GET /metrics HTTP/1.1\r\nHo");
     sent.expect("it is sent");
@@ -117,9 +117,9 @@ fn a_second_signal_ends_the_server_at_once() {
 
 #[test]
 fn what_was_written_before_a_bad_line_is_durable() {
-    let (cluster, folder) = start("bad-line");
+    let cluster = start("bad-line");
     ask(&cluster, &["stream", "create", "s/t", "--with-scope"]);
-    let file = folder.join("lines");
+    let file = cluster.folder().join("lines");
     let good = "{\"key\":\"a\"}\n".repeat(5_000);
     std::fs::write(&file, good.clone() + "{\"key\":\n").expect("it is written");
     let output = Command::new(binary())
@@ -155,7 +155,8 @@ fn print_to(stdout: Stdio, verb: &[&str], data: &Path) -> Output {
 
 #[test]
 fn output_that_nobody_reads_is_no_failure_and_a_full_disk_is_one() {
-    let data = workspace("output").expect("a folder").join("controller");
+    let folder = workspace("output").expect("a folder");
+    let data = folder.join("controller");
     for verb in [
         &["admin", "metadata", "import"][..],
         &["admin", "metadata", "export"],
@@ -232,7 +233,7 @@ fn fsck_prints_json_only_whatever_is_damaged() {
 
 #[test]
 fn flights_written_by_aeroplane_come_back_complete() {
-    let (cluster, _) = start("flights");
+    let cluster = start("flights");
     let flights = repository().join("data/flights-2013-01.csv");
     ask(
         &cluster,
@@ -262,7 +263,7 @@ fn flights_written_by_aeroplane_come_back_complete() {
 
 #[test]
 fn health_and_metrics_are_served() {
-    let (cluster, _) = start("health");
+    let cluster = start("health");
     let page = |path| cluster.http(Role::Standalone, path).expect("a page");
     assert_eq!(page("/health/live").0, 200);
     assert_eq!(page("/health/ready").0, 200);
@@ -384,7 +385,7 @@ fn a_directory_that_is_something_else_is_refused() {
 
 #[test]
 fn exit_codes_tell_what_happened() {
-    let (cluster, _) = start("exit-codes");
+    let cluster = start("exit-codes");
     let code = |arguments: &[&str], uri: &str| {
         let output = Command::new(binary())
             .args(arguments)
@@ -494,14 +495,14 @@ fn every_verb_explains_itself() {
 #[test]
 fn a_directory_of_a_newer_version_is_refused_with_a_sentence() {
     for half in ["segmentstore", "controller"] {
-        let (mut cluster, folder) = start("newer");
+        let mut cluster = start("newer");
         assert!(
             cluster
                 .terminate(Role::Standalone)
                 .expect("it ends")
                 .success()
         );
-        let format = folder.join("data").join(half).join("FORMAT");
+        let format = cluster.folder().join("data").join(half).join("FORMAT");
         let text = std::fs::read_to_string(&format).expect("FORMAT is text");
         let at = text.find("version").expect("FORMAT has a version");
         let digit = text[at..].find(|c: char| c.is_ascii_digit());
@@ -524,7 +525,7 @@ fn the_first_release_s_directory_still_opens() {
     let folder = workspace("golden").expect("a folder");
     let unpacked = Command::new("tar")
         .args(["-xzf", GOLDEN, "-C"])
-        .arg(&folder)
+        .arg(&*folder)
         .current_dir(repository())
         .status()
         .expect("tar runs");

@@ -17,11 +17,11 @@ use sarit_client::event::{From, Until};
 use sarit_env::Rng;
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::StreamConfig;
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::history::{Event, History, Verdict};
 use sarit_tests::lossyfs::{Failure, LossyFs, Mode};
 use sarit_tests::watch::{Lives, RESTLESS};
+use sarit_tests::workspace::workspace;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -164,6 +164,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
             .arg(&data)
             .arg(folder.join("kept"))
             .status()?;
+        folder.keep();
     }
     result.map_err(|error: anyhow::Error| error.context(cluster.log_tail()))
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use sarit_tests::appender::{Appender, verify};
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role, binary};
 use sarit_tests::watch::{metric, until};
+use sarit_tests::workspace::workspace;
 
 const STORE: Role = Role::Standalone;
 const SIZE: usize = 4_000;

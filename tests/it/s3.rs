@@ -11,17 +11,18 @@
     reason = "drives real processes in real time"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use sarit_proto::wire::command::ReadSegment;
 use sarit_tests::appender::{Appender, bounds, verify};
-use sarit_tests::clients::{Storm, workspace};
+use sarit_tests::clients::Storm;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::raw::Connection;
 use sarit_tests::s3::{Proxy, S3Server};
 use sarit_tests::watch::{MemoryWatch, labelled_metric, metric, until};
+use sarit_tests::workspace::{Workspace, workspace};
 
 /// Megabytes in CI.
 const CI_MIB: u64 = 160;
@@ -40,11 +41,11 @@ const PAUSE: Duration = Duration::from_millis(8);
 
 const STORE: Role = Role::Standalone;
 
-fn start(name: &str) -> anyhow::Result<(S3Server, Proxy, PathBuf)> {
+fn start(name: &str) -> anyhow::Result<(Workspace, S3Server, Proxy)> {
     let folder = workspace(name)?;
     let server = S3Server::start(&folder)?;
     let proxy = Proxy::start(&server)?;
-    Ok((server, proxy, folder))
+    Ok((folder, server, proxy))
 }
 
 /// Who writes.
@@ -262,7 +263,7 @@ fn history_in_s3_survives_kills_refusals_and_stalls() {
     let mib = mib.and_then(|text| text.parse().ok()).unwrap_or(CI_MIB);
     let long = mib > CI_MIB;
     let stall = if long { STALL_LONG } else { STALL };
-    let (mut server, proxy, folder) = start("s3").expect("an S3 server");
+    let (folder, mut server, proxy) = start("s3").expect("an S3 server");
     let mut settings = proxy.settings("history/of");
     settings.push("segmentstore.container.flush.period_ms=2000".to_owned());
     let settings: Vec<_> = settings.iter().map(String::as_str).collect();
@@ -274,10 +275,6 @@ fn history_in_s3_survives_kills_refusals_and_stalls() {
         Ok(done) => println!("s3: {done}, {:.0} s", begin.elapsed().as_secs_f64()),
         Err(error) => panic!("{error:#}\n{}", cluster.log_tail()),
     }
-    // Large, and nobody looks at it again.
-    drop(cluster);
-    let _ = std::fs::remove_dir_all(data);
-    let _ = std::fs::remove_dir_all(folder.join("s3"));
 }
 
 /// Starts a server that must not go on, and returns its last words.
@@ -294,7 +291,7 @@ fn refused(folder: &Path, data: &str, settings: &[String]) -> anyhow::Result<Str
 #[test]
 fn a_store_that_cannot_be_relied_on_is_refused_with_a_sentence() {
     let run = || -> anyhow::Result<()> {
-        let (_server, proxy, folder) = start("s3-refused")?;
+        let (folder, _server, proxy) = start("s3-refused")?;
         // A place in use.
         let settings = proxy.settings("ours");
         let first: Vec<_> = settings.iter().map(String::as_str).collect();

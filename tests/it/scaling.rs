@@ -8,7 +8,7 @@
 )]
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,12 @@ use sarit_client::transaction::Committing;
 use sarit_client::{Client, EventWriter, Transaction, TransactionWriter};
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::StreamConfig;
-use sarit_tests::clients::{Storm, workspace};
+use sarit_tests::clients::Storm;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::history::{Event, History};
 use sarit_tests::scaling::{Achieved, Scaler};
 use sarit_tests::watch::metric;
+use sarit_tests::workspace::workspace;
 
 /// How long a storm takes, if nothing else is said; and a short one.
 const USUAL: Duration = Duration::from_secs(30);
@@ -49,10 +50,10 @@ fn duration(otherwise: Duration) -> Duration {
     })
 }
 
-fn start(name: &str, layout: Layout) -> (Cluster, PathBuf) {
+fn start(name: &str, layout: Layout) -> Cluster {
     let folder = workspace(name).expect("a folder");
     let cluster = Cluster::start(layout, &folder.join("data"), &folder, &[]);
-    (cluster.expect("a server"), folder)
+    cluster.expect("a server").holding(folder)
 }
 
 /// Lets the stream change for so long, killing all processes in between if asked to. Returns what was changed,
@@ -95,9 +96,9 @@ fn official(
     client: impl FnOnce(&str, &Path) -> anyhow::Result<Storm>,
 ) {
     let begun = Instant::now();
-    let (mut cluster, folder) = start(name, layout);
+    let mut cluster = start(name, layout);
     let run = |cluster: &mut Cluster| {
-        let mut client = client(&cluster.uri(), &folder.join("client.log"))?;
+        let mut client = client(&cluster.uri(), &cluster.folder().join("client.log"))?;
         let (achieved, killed) = scale(cluster, name, storm, duration(long))?;
         let found = client.verify();
         let found = found.map_err(|error| {
@@ -334,7 +335,7 @@ async fn filled(writer: &TransactionWriter, events: &[Event]) -> anyhow::Result<
 }
 
 fn ours(name: &str, storm: Kind) {
-    let (mut cluster, _) = start(name, Layout::Standalone);
+    let mut cluster = start(name, Layout::Standalone);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let stop = Arc::new(Mutex::new(false));
     let uri = cluster.uri();

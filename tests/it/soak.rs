@@ -21,10 +21,11 @@ use sarit_env::Rng;
 use sarit_proto::wire::Reply;
 use sarit_proto::wire::command::TruncateSegment;
 use sarit_tests::appender::{Appender, verify};
-use sarit_tests::clients::{Storm, workspace};
+use sarit_tests::clients::Storm;
 use sarit_tests::cluster::{Cluster, Layout, Role, rss};
 use sarit_tests::raw::Connection;
 use sarit_tests::watch::{Lives, MemoryWatch, RESTLESS, metric, until};
+use sarit_tests::workspace::workspace;
 use serde_json::Value;
 
 /// How long in CI.

@@ -14,9 +14,9 @@ use sarit_client::segment::Locate as _;
 use sarit_client::{Client, EventWriter};
 use sarit_proto::names::ScopedStream;
 use sarit_proto::policy::StreamConfig;
-use sarit_tests::clients::workspace;
 use sarit_tests::cluster::{Cluster, Layout, Role};
 use sarit_tests::watch::until;
+use sarit_tests::workspace::workspace;
 
 /// How long an acknowledgement may take, on a busy machine, with reconnects.
 const PATIENCE: Duration = Duration::from_secs(60);

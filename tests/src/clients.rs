@@ -276,13 +276,3 @@ impl Drop for Storm {
         let _ = self.child.wait();
     }
 }
-
-/// Makes a folder for one test's data and logs below the build directory; what was there is removed.
-pub fn workspace(name: &str) -> anyhow::Result<PathBuf> {
-    let path = target_dir().join("system-tests").join(name);
-    if path.exists() {
-        std::fs::remove_dir_all(&path)?;
-    }
-    std::fs::create_dir_all(&path)?;
-    Ok(path)
-}

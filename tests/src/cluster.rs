@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
+use crate::workspace::Workspace;
+
 /// How long a server may take to become ready, on a machine that is busy with other tests.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How often to look whether something has happened that sends no signal.
@@ -71,6 +73,7 @@ pub struct Cluster {
     ports: Ports,
     settings: Vec<String>,
     processes: Vec<Process>,
+    folder: Option<Workspace>,
 }
 
 struct Ports {
@@ -168,11 +171,24 @@ impl Cluster {
             ports,
             settings,
             processes,
+            folder: None,
         };
         for role in roles {
             cluster.spawn(*role)?;
         }
         Ok(cluster)
+    }
+
+    /// Keeps the test's folder as long as the server.
+    #[must_use]
+    pub fn holding(mut self, folder: Workspace) -> Self {
+        self.folder = Some(folder);
+        self
+    }
+
+    /// Returns the folder with the server's logs.
+    pub fn folder(&self) -> &Path {
+        &self.logs
     }
 
     /// Returns the address that clients are given.

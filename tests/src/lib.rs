@@ -11,3 +11,4 @@ pub mod s3;
 pub mod scaling;
 pub mod tmpfs;
 pub mod watch;
+pub mod workspace;
