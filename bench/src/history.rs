@@ -203,8 +203,8 @@ fn both(
     create(&server.store_addr(), &fresh)?;
     let mut appender = Appender::new(&server.store_addr(), &fresh, 1 << 64)?;
     let packs = packs(data)?;
-    let (mut alone, mut together) = (Vec::new(), Vec::new());
-    for _ in 0..bench.choose(2, 1) {
+    let (mut alone, mut together, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bench.choose(5, 1) {
         let ingest = cpu_of(server, || {
             appender.run_at_rate(SIZE, RATE, time)?;
             Ok(())
@@ -215,6 +215,7 @@ fn both(
             Ok(())
         })?;
         alone.push((ingest, history));
+        let before = fetched(server)?;
         together.push(cpu_of(server, || {
             forget(&packs)?;
             std::thread::scope(|scope| {
@@ -224,6 +225,7 @@ fn both(
                 ingest.expect("the load does not panic").map(drop)
             })
         })?);
+        again.push((fetched(server)? - before) / (each * segments.len() as u64) as f64);
     }
     let ratios = alone.iter().zip(&together);
     let ratios = ratios.map(|((ingest, history), both)| both / (ingest + history));
@@ -231,7 +233,8 @@ fn both(
     let row = Row::new(format!("{RATE} appends/s for {time:?}"))
         .number("take in, s", median(alone.iter().map(|a| a.0).collect()))
         .number("read, s", median(alone.iter().map(|a| a.1).collect()))
-        .number("both, s", median(together));
+        .number("both, s", median(together))
+        .number("fetched/read", median(again));
     bench.report.row(&row)?;
     let name = "CPU of taking in and reading at once / of each alone";
     bench.report.figure(name, ratio, Goal::AtMost(1.1), false)

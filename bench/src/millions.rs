@@ -9,7 +9,8 @@ use sarit_tests::watch::{metric, until};
 
 use crate::Bench;
 use crate::figures::median;
-use crate::load::{create, tails};
+use crate::history::flushed;
+use crate::load::{Appender, create, segment_names, tails};
 use crate::probe::{Expected, first_ack};
 use crate::report::{Goal, Row};
 use crate::start::alive;
@@ -20,6 +21,8 @@ const UNDER_WAY: usize = 4_096;
 const OF_A_STREAM: usize = 10;
 /// Segments that are looked at when most are not in memory.
 const LOOKS: u64 = 1_000;
+/// Bytes of an event, of which a store without them takes as many as the creations write to the log.
+const SIZE: usize = 600;
 /// Longest that a last checkpoint may take.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -32,8 +35,6 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let data = bench.dir.join("millions");
     let mut server = Cluster::start(Layout::Standalone, &data, &bench.dir.join("logs"), &[])?;
     let address = server.store_addr();
-    let mut expected = Expected::default();
-    let without = starts(bench, &mut server, &mut expected)?;
 
     let (begin, before) = (Instant::now(), server.rss_peak());
     for first in (0..count).step_by(UNDER_WAY) {
@@ -52,18 +53,19 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         .number("RSS before, MB", before as f64 / 1e6)
         .number("RSS at most, MB", peak as f64 / 1e6);
     bench.report.row(&row)?;
-    until("all is in a checkpoint", PATIENCE, || {
-        let name = "segmentstore_changed_segments";
-        Ok(metric(&server, Role::Standalone, name)? == 0.0)
-    })?;
+    settled(&server)?;
+    let logged = logged(&server)?;
 
-    let with = starts(bench, &mut server, &mut expected)?;
+    let with = starts(bench, &mut server)?;
     let (rng, begin) = (Rng::seeded(1), Instant::now());
     for _ in 0..LOOKS {
         let name = segment(rng.below(count as u64) as usize);
         ensure!(tails(&address, &[name])? == 0, "a segment is not as it was");
     }
     let look = begin.elapsed().as_secs_f64() * 1e3 / LOOKS as f64;
+    drop(server);
+    std::fs::remove_dir_all(&data)?;
+    let without = without(bench, logged)?;
     for (name, starts) in [("without", &without), ("with", &with)] {
         let of = |number: fn(&Start) -> f64| median(starts.iter().map(number).collect());
         let row = Row::new(format!("start {name} them"))
@@ -76,8 +78,6 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     bench.report.note(&format!(
         "a look at one of them, on a connection of its own: {look:.2} ms"
     ));
-    drop(server);
-    std::fs::remove_dir_all(&data)?;
     let name = format!("{count} segments created: RSS at most, MB");
     let megabytes = peak as f64 / 1e6;
     bench
@@ -87,6 +87,44 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let name = format!("start with {count} segments / start without");
     let ratio = typical(&with) / typical(&without);
     bench.report.figure(&name, ratio, Goal::AtMost(1.2), false)
+}
+
+/// Waits until long-term storage and a checkpoint have everything.
+fn settled(server: &Cluster) -> anyhow::Result<()> {
+    flushed(server)?;
+    until("all is in a checkpoint", PATIENCE, || {
+        let name = "segmentstore_changed_segments";
+        Ok(metric(server, Role::Standalone, name)? == 0.0)
+    })
+}
+
+/// Returns the bytes that were written to the log.
+fn logged(server: &Cluster) -> anyhow::Result<f64> {
+    metric(
+        server,
+        Role::Standalone,
+        "segmentstore_wal_written_bytes_total",
+    )
+}
+
+/// Measures starts of a store of few segments whose log has taken in as much: what is left of a log in its
+/// last file is read by every start, whatever it is about.
+fn without(bench: &Bench, bytes: f64) -> anyhow::Result<Vec<Start>> {
+    let data = bench.dir.join("as-much");
+    let mut server = Cluster::start(Layout::Standalone, &data, &bench.dir.join("logs"), &[])?;
+    let few = segment_names("bench", "few", OF_A_STREAM);
+    create(&server.store_addr(), &few)?;
+    let mut appender = Appender::new(&server.store_addr(), &few, 1)?;
+    while logged(&server)? < bytes {
+        let mut left = UNDER_WAY;
+        appender.run(SIZE, UNDER_WAY, || std::mem::take(&mut left) > 0)?;
+    }
+    drop(appender);
+    settled(&server)?;
+    let starts = starts(bench, &mut server)?;
+    drop(server);
+    std::fs::remove_dir_all(&data)?;
+    Ok(starts)
 }
 
 fn segment(number: usize) -> String {
@@ -100,18 +138,14 @@ struct Start {
     rss: f64,
 }
 
-fn starts(
-    bench: &Bench,
-    server: &mut Cluster,
-    expected: &mut Expected,
-) -> anyhow::Result<Vec<Start>> {
-    let address = server.store_addr();
+fn starts(bench: &Bench, server: &mut Cluster) -> anyhow::Result<Vec<Start>> {
+    let (address, mut expected) = (server.store_addr(), Expected::default());
     (0..bench.choose(9, 3))
         .map(|_| {
             server.kill(Role::Standalone)?;
             let begin = Instant::now();
             server.spawn(Role::Standalone)?;
-            let first = first_ack(&address, begin, expected, || alive(server))?;
+            let first = first_ack(&address, begin, &mut expected, || alive(server))?;
             server.wait_ready()?;
             Ok(Start {
                 acked: first.acked,

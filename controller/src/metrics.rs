@@ -17,6 +17,8 @@ const TASK_RETRIES: &str = "controller_task_retries_total";
 const STEPS: &str = "controller_transaction_steps";
 const TRANSACTIONS_OPEN: &str = "controller_transactions_open";
 const TRANSACTIONS: &str = "controller_transactions_total";
+const COMMITS_AWAITED: &str = "controller_commits_awaited";
+const METADATA_READS: &str = "controller_metadata_reads_total";
 const ROLLED: &str = "controller_rolling_commits_total";
 const RETENTION: &str = "controller_retention_checks_total";
 const TASKS_POISONED: &str = "controller_tasks_poisoned_total";
@@ -52,6 +54,14 @@ pub(crate) fn describe() {
     );
     describe_gauge!(TRANSACTIONS_OPEN, "Transactions that take events");
     describe_counter!(TRANSACTIONS, "Transactions ended, by how");
+    describe_gauge!(
+        COMMITS_AWAITED,
+        "Questions after a transaction's state that wait for its commit; at most 1024"
+    );
+    describe_counter!(
+        METADATA_READS,
+        "Reads of metadata, by where it was found; in memory at most 2 MiB are kept"
+    );
     describe_counter!(
         ROLLED,
         "Commits of transactions begun before the stream was scaled"
@@ -131,6 +141,14 @@ pub(crate) fn open_transactions(count: usize) {
 
 pub(crate) fn transactions_ended(how: &'static str, count: usize) {
     counter!(TRANSACTIONS, "how" => how).increment(count as u64);
+}
+
+pub(crate) fn commits_awaited(questions: usize) {
+    gauge!(COMMITS_AWAITED).set(questions as f64);
+}
+
+pub(crate) fn metadata_read(from: &'static str) {
+    counter!(METADATA_READS, "from" => from).increment(1);
 }
 
 pub(crate) fn rolling_commit() {

@@ -48,6 +48,11 @@ fn start(name: &str) -> anyhow::Result<(Workspace, S3Server, Proxy)> {
     Ok((folder, server, proxy))
 }
 
+/// How long so many bytes may take on their way.
+fn patience(bytes: u64) -> Duration {
+    PATIENCE * (1 + (bytes >> 30) as u32)
+}
+
 /// Who writes.
 struct Load {
     appenders: Vec<Appender>,
@@ -74,7 +79,7 @@ impl Load {
 
     /// Waits until so many bytes are acknowledged, all writers together; the Java client stops at its half.
     fn wait_written(&mut self, bytes: u64) -> anyhow::Result<()> {
-        let patience = PATIENCE * (1 + (bytes >> 30) as u32);
+        let patience = patience(bytes);
         let half = if self.storm.is_some() { 2 } else { 1 };
         if let Some(storm) = &mut self.storm {
             storm.resume()?;
@@ -209,7 +214,7 @@ fn weather(
             Ok(storm.status("inflight")? == 0)
         })?;
     }
-    until("all is flushed", PATIENCE, || {
+    until("all is flushed", patience(bytes), || {
         Ok(metric(cluster, STORE, "segmentstore_unflushed_bytes")? == 0.0)
     })?;
     largest = largest.max(memory(cluster, &watch)?);

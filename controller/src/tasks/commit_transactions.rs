@@ -140,6 +140,7 @@ pub(super) async fn batch(context: &Context, stream: &ScopedStream, id: StreamId
             return Err(Error::Unavailable(reason));
         }
     }
+    let _merged = context.commits.merged(keys_of(id, &queue));
     note_times(context, stream, &active.segments, &queue).await?;
     let finish = ended(context, id, Transaction::new(), &queue);
     context.finish(finish).await?;
@@ -512,9 +513,16 @@ fn ended(context: &Context, id: StreamId, finish: Transaction, queue: &[Queued])
 
 fn committed(context: &Context, id: StreamId, queue: &[Queued]) {
     metrics::transactions_ended("committed", queue.len());
-    for queued in queue {
-        context.leases.close((id, transaction(queued)));
+    let keys = keys_of(id, queue);
+    for key in &keys {
+        context.leases.close(*key);
     }
+    context.commits.tell(&keys);
+}
+
+fn keys_of(id: StreamId, queue: &[Queued]) -> Vec<(StreamId, TransactionId)> {
+    let transactions = queue.iter().map(transaction);
+    transactions.map(|transaction| (id, transaction)).collect()
 }
 
 /// Returns the segments that a transaction of this epoch was written beside. A rolled epoch's are those

@@ -18,22 +18,26 @@ use crate::stream;
 use crate::stream::epoch::Epoch;
 use crate::stream::lifecycle::State;
 
+/// The rows by which is decided whether a stream can be made.
+pub(super) fn rows(stream: &ScopedStream) -> Vec<String> {
+    let mark = stream.mark();
+    vec![
+        keys::scope(&stream.scope),
+        keys::name(stream),
+        keys::deleted(stream),
+        keys::name(&mark),
+        keys::deleted(&mark),
+    ]
+}
+
+/// Begins, with a catalog that has read [`rows`].
 pub(super) async fn begin(
     context: &Context,
+    catalog: &Catalog,
     stream: &ScopedStream,
     config: &StreamConfig,
 ) -> Result<Begun> {
     let mark = stream.mark();
-    let catalog = context
-        .catalog
-        .prefetched(vec![
-            keys::scope(&stream.scope),
-            keys::name(stream),
-            keys::deleted(stream),
-            keys::name(&mark),
-            keys::deleted(&mark),
-        ])
-        .await?;
     let Some(scope) = catalog.open_scope(&stream.scope).await? else {
         return Ok(Begun::Answered(Answer::NoScope));
     };
@@ -43,11 +47,11 @@ pub(super) async fn begin(
     context.check_store()?;
     let id = context.new_id();
     let mut begin = Transaction::new().expect(keys::scope(&stream.scope), Expect::At(scope));
-    begin = add_records(context, &catalog, begin, stream, id, config).await?;
+    begin = add_records(context, catalog, begin, stream, id, config).await?;
     let mut job = CreateJob::default();
     if !stream.stream.is_internal() && catalog.name(&mark).await?.is_none() {
         let mark_id = context.new_id();
-        begin = add_records(context, &catalog, begin, &mark, mark_id, &single(&mark)).await?;
+        begin = add_records(context, catalog, begin, &mark, mark_id, &single(&mark)).await?;
         job.mark_id = mark_id.to_string();
     }
     begin = begin.put(keys::work(id), work_row(stream, Job::Create(job)));

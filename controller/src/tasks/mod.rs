@@ -12,6 +12,7 @@
 //! that the segment store refuses ends, see `give_up`.
 
 mod commit_transactions;
+mod commits;
 mod create_group;
 mod create_stream;
 mod delete_group;
@@ -219,6 +220,7 @@ pub(crate) struct Context {
     pub(crate) watermarks: Watermarks,
     bounds: Bounds,
     rolls: commit_transactions::Rolls,
+    commits: commits::Commits,
     pub(crate) leases: Leases,
     /// Whether the open transactions of an earlier run are noted.
     loaded: watch::Sender<bool>,
@@ -264,6 +266,7 @@ impl Tasks {
             rng,
             bounds,
             rolls: commit_transactions::Rolls::default(),
+            commits: commits::Commits::default(),
             leases: Leases::default(),
             loaded: watch::channel(false).0,
             order: AtomicU64::new(0),
@@ -446,9 +449,22 @@ impl Request {
 impl Context {
     async fn execute(self: &Arc<Self>, stream: &ScopedStream, request: &Request) -> Result<Answer> {
         for _ in 0..CONFLICTS_MAX {
-            self.finish_left_over(stream).await?;
+            let catalog = match request {
+                // Its name is among them, and mostly nothing is left over: one question for both.
+                Request::Create(_) => {
+                    let rows = create_stream::rows(stream);
+                    self.catalog.prefetched(rows).await?
+                }
+                _ => self.catalog.clone(),
+            };
+            if self.finish_left_over(&catalog, stream).await? {
+                // What was read may have changed.
+                continue;
+            }
             let begun = match request {
-                Request::Create(config) => create_stream::begin(self, stream, config).await?,
+                Request::Create(config) => {
+                    create_stream::begin(self, &catalog, stream, config).await?
+                }
                 Request::Update(config) => update_stream::begin(self, stream, config).await?,
                 Request::Seal => seal_stream::begin(self, stream).await?,
                 Request::Truncate(cut) => truncate_stream::begin(self, stream, cut).await?,
@@ -478,17 +494,25 @@ impl Context {
         )))
     }
 
-    /// Finishes the stream's unfinished task, if a crash left one.
-    async fn finish_left_over(self: &Arc<Self>, stream: &ScopedStream) -> Result<()> {
+    /// Finishes the stream's unfinished task. Returns whether a crash had left one.
+    async fn finish_left_over(
+        self: &Arc<Self>,
+        catalog: &Catalog,
+        stream: &ScopedStream,
+    ) -> Result<bool> {
         let id = match stream.stream.table() {
             Some(_) => tables::id_of(self, stream).await?,
             None if delete_scope::is_all(stream) => delete_scope::id_of(self, stream).await?,
-            None => self.catalog.name(stream).await?.map(|found| found.id),
+            None => catalog.name(stream).await?.map(|found| found.id),
         };
-        match id {
-            Some(id) => self.work_off(stream, id).await,
-            None => Ok(()),
+        let Some(id) = id else {
+            return Ok(false);
+        };
+        if self.catalog.work(id).await?.is_none() {
+            return Ok(false);
         }
+        self.work_off(stream, id).await?;
+        Ok(true)
     }
 
     /// Does what the work row says, until it is done.

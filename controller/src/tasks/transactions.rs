@@ -251,17 +251,37 @@ impl Tasks {
         Err(Error::Unavailable(reason))
     }
 
-    /// Returns a transaction's state; nothing if it or the stream is unknown.
+    /// Returns a transaction's state; nothing if it or the stream is unknown. One that is committing is
+    /// waited for, but not for long.
     pub(crate) async fn transaction_state(
         &self,
         stream: &ScopedStream,
         transaction: TransactionId,
     ) -> Result<Option<State>> {
-        let Some(id) = self.0.catalog.visible(stream).await? else {
+        let context = &self.0;
+        let Some(id) = context.catalog.visible(stream).await? else {
             return Ok(None);
         };
-        let known = self.0.state_of(id, transaction).await?;
-        Ok(known.map(|(state, _)| state))
+        let state = async || -> Result<Option<State>> {
+            if context.commits.is_merged((id, transaction)) {
+                return Ok(Some(State::Committed));
+            }
+            let known = context.state_of(id, transaction).await?;
+            Ok(known.map(|(state, _)| state))
+        };
+        let known = state().await?;
+        if known != Some(State::Committing) {
+            return Ok(known);
+        }
+        let Some(waiting) = context.commits.join((id, transaction)) else {
+            return Ok(known);
+        };
+        let known = state().await?;
+        if known != Some(State::Committing) {
+            return Ok(known);
+        }
+        waiting.told().await;
+        state().await
     }
 
     /// Returns transactions that have not ended, at most `limit`, with ids above `after`; nothing if there

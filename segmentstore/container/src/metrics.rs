@@ -217,6 +217,7 @@ pub(crate) const WAITERS: &str = "segmentstore_waiting_reads";
 pub(crate) const TAIL_BYTES: &str = "segmentstore_tail_bytes";
 pub(crate) const CACHE_BYTES: &str = "segmentstore_cache_bytes";
 pub(crate) const PACK_CACHE_BYTES: &str = "segmentstore_pack_cache_bytes";
+pub(crate) const AHEAD_BYTES: &str = "segmentstore_ahead_bytes";
 pub(crate) const CREDIT_WAITS: &str = "segmentstore_credit_waits_total";
 
 fn describe() {
@@ -409,6 +410,11 @@ fn describe() {
             PACK_CACHE_BYTES,
             Unit::Bytes,
             "Memory of blocks of packs kept for readers",
+        ),
+        (
+            AHEAD_BYTES,
+            Unit::Bytes,
+            "Of these, what was fetched ahead and not read yet, at the last read of history; at most three quarters",
         ),
         (
             "segmentstore_packs",

@@ -78,22 +78,22 @@ pub(super) fn revision(db: &Db, key: &str) -> Result<Option<Revision>> {
 }
 
 /// Writes all rows and the last revision in one atomic batch.
-pub(super) fn apply(db: &Db, rows: Rows, last: u64) -> Result<()> {
+pub(super) fn apply(db: &Db, rows: &Rows, last: u64) -> Result<()> {
     let mut batch = Batch::default();
     for (key, row) in rows {
-        let before = match db.get(row_key(&key)).map_err(text)? {
+        let before = match db.get(row_key(key)).map_err(text)? {
             Some(stored) => header(&stored)?.1,
             None => 0,
         };
         let after = match row {
-            Some(row) => put(&mut batch, &key, &row)?,
+            Some(row) => put(&mut batch, key, row)?,
             None => {
-                batch.remove(row_key(&key));
+                batch.remove(row_key(key));
                 0
             }
         };
         for number in after..before {
-            batch.remove(piece_key(&key, number));
+            batch.remove(piece_key(key, number));
         }
     }
     batch.insert(LAST_REVISION, &last.to_be_bytes());

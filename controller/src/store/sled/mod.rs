@@ -3,8 +3,8 @@
 //! sled by itself acknowledges what a power cut can lose. Here one writer thread groups what is
 //! queued: decide each transaction, apply one atomic batch, `flush()`, then `fdatasync` on our own
 //! descriptor of sled's file, and only then reply. Reads have a thread too, and wait for the running
-//! group when they touch one of its keys, so nothing is shown that could be lost again. If opening
-//! fails as corrupt, sled's snapshot files (which it can rebuild) are moved aside and opening is tried
+//! group when they touch one of its keys, so nothing is shown that could be lost again. Rows used lately
+//! are kept in memory, and reads of those alone are answered without the thread. If opening fails as corrupt, sled's snapshot files (which it can rebuild) are moved aside and opening is tried
 //! once more; after that we refuse to start rather than begin anew. An error of a write or a sync
 //! fails the store for good. No sled type leaves this module.
 //!
@@ -17,6 +17,7 @@
 //! its own, without any sync: nodes have at most 26 leaf items, or 266 keys.
 
 mod layout;
+mod recent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -31,6 +32,7 @@ use sarit_env::{Disk, OpenMode, Rng, Worker, spawn_worker};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
+use self::recent::Recent;
 use super::directory::{OpenError, claim, find};
 use super::{Error, Expect, MetaStore, Operation, Outcome, Page, Revision, Transaction, Versioned};
 use crate::metrics;
@@ -52,6 +54,7 @@ const SEGMENT_BYTES: usize = 2 << 20;
 pub struct SledStore {
     senders: Mutex<Option<Senders>>,
     workers: Mutex<Option<(Worker<()>, Worker<()>)>>,
+    applied: Arc<Applied>,
     /// Number of the last group that is durable.
     durable: watch::Receiver<u64>,
     failure: watch::Receiver<Option<String>>,
@@ -121,15 +124,69 @@ struct Found {
 /// What both threads use.
 struct Shared {
     db: ::sled::Db,
+    applied: Arc<Applied>,
+}
+
+/// What is known of the database without asking it.
+#[derive(Debug, Default)]
+struct Applied {
     /// Held for writing while a group is applied, for reading by each read.
     group: RwLock<Group>,
+    /// Changed only under the lock above, so that it is as the database is.
+    recent: Mutex<Recent>,
+}
+
+impl Applied {
+    /// Answers a read, if all its rows are known and no group is being applied.
+    fn read(&self, kind: &ReadKind) -> Option<Found> {
+        let ReadKind::Some(keys) = kind else {
+            return None;
+        };
+        let group = self.group.try_read()?;
+        let mut recent = self.recent.lock();
+        let mut page = Page::default();
+        for key in keys {
+            if let Some(row) = recent.get(key)? {
+                page.entries.push((key.clone(), row));
+            }
+        }
+        let visible_after = group.visible_after(kind);
+        Some(Found {
+            page,
+            visible_after,
+        })
+    }
+
+    /// Takes note of what a read found. The caller holds the group's lock.
+    fn note(&self, kind: &ReadKind, page: &Page) {
+        let ReadKind::Some(keys) = kind else {
+            return;
+        };
+        let mut recent = self.recent.lock();
+        let mut found = page.entries.iter().peekable();
+        for key in keys {
+            let row = found.next_if(|(name, _)| name == key);
+            recent.put(key.clone(), row.map(|(_, row)| row.clone()));
+        }
+    }
 }
 
 /// The group that is applied but perhaps not yet durable.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Group {
     number: u64,
     keys: BTreeSet<String>,
+}
+
+impl Group {
+    /// Returns the group that must be durable before anyone may see what was read.
+    fn visible_after(&self, kind: &ReadKind) -> u64 {
+        if kind.touches(&self.keys) {
+            self.number
+        } else {
+            0
+        }
+    }
 }
 
 /// Opens the controller's data directory, or makes it. Blocks the calling thread on the disk: for
@@ -232,8 +289,11 @@ fn corrupt(meta: &Path, error: &::sled::Error) -> OpenError {
 
 impl SledStore {
     fn start(db: ::sled::Db, file: Arc<dyn DiskFile>, lock: DiskLock) -> Self {
-        let group = RwLock::default();
-        let shared = Arc::new(Shared { db, group });
+        let applied = Arc::new(Applied::default());
+        let shared = Arc::new(Shared {
+            db,
+            applied: applied.clone(),
+        });
         let (commits, commit_inbox) = mpsc::channel(INBOX_MAX);
         let (reads, read_inbox) = mpsc::channel(INBOX_MAX);
         let (durable, durable_seen) = watch::channel(0);
@@ -250,6 +310,7 @@ impl SledStore {
         Self {
             senders: Mutex::new(Some(Senders { commits, reads })),
             workers: Mutex::new(Some((writing, reading))),
+            applied,
             durable: durable_seen,
             failure: failure_seen,
         }
@@ -279,15 +340,30 @@ impl SledStore {
     }
 
     async fn read(&self, kind: ReadKind) -> Result<Page, Error> {
-        let (done, found) = oneshot::channel();
-        let read = Read { kind, done };
-        let sent = self.senders()?.reads.send(read).await;
-        sent.map_err(|_| self.gone())?;
-        let found = found.await.map_err(|_| self.gone())??;
+        let senders = self.senders()?;
+        let known = self.applied.read(&kind);
+        let found = match known {
+            Some(found) => {
+                metrics::metadata_read("memory");
+                found
+            }
+            None => {
+                metrics::metadata_read("database");
+                self.ask(&senders, kind).await?
+            }
+        };
+        drop(senders);
         let mut durable = self.durable.clone();
         let visible = durable.wait_for(|group| *group >= found.visible_after);
         visible.await.map_err(|_| self.gone())?;
         Ok(found.page)
+    }
+
+    async fn ask(&self, senders: &Senders, kind: ReadKind) -> Result<Found, Error> {
+        let (done, found) = oneshot::channel();
+        let sent = senders.reads.send(Read { kind, done }).await;
+        sent.map_err(|_| self.gone())?;
+        found.await.map_err(|_| self.gone())?
     }
 }
 
@@ -339,10 +415,12 @@ impl MetaStore for SledStore {
 
 async fn serve_reads(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Read>) {
     while let Some(read) = inbox.recv().await {
-        let group = shared.group.read();
+        let group = shared.applied.group.read();
         let page = read.kind.read(&shared.db);
-        let touched = read.kind.touches(&group.keys);
-        let visible_after = if touched { group.number } else { 0 };
+        if let Ok(page) = &page {
+            shared.applied.note(&read.kind, page);
+        }
+        let visible_after = group.visible_after(&read.kind);
         drop(group);
         let found = page.map(|page| Found {
             page,
@@ -410,10 +488,14 @@ impl Writer {
 
     async fn make_durable(&self, rows: Rows, last: u64) -> Result<(), String> {
         let number = {
-            let mut group = self.shared.group.write();
+            let mut group = self.shared.applied.group.write();
             group.number += 1;
             group.keys = rows.keys().cloned().collect();
-            layout::apply(&self.shared.db, rows, last)?;
+            layout::apply(&self.shared.db, &rows, last)?;
+            let mut recent = self.shared.applied.recent.lock();
+            for (key, row) in rows {
+                recent.put(key, row);
+            }
             group.number
         };
         let started = tokio::time::Instant::now();
@@ -421,7 +503,7 @@ impl Writer {
         let synced = self.file.sync_data().await;
         synced.map_err(|error| format!("sync of the metadata file: {error}"))?;
         metrics::metadata_sync(started.elapsed());
-        self.shared.group.write().keys.clear();
+        self.shared.applied.group.write().keys.clear();
         self.durable.send_replace(number);
         Ok(())
     }

@@ -233,6 +233,33 @@ async fn commits_are_merged_in_the_order_they_were_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_commit_is_waited_for_a_little_and_said_once_its_events_are_there() {
+    let world = World::new().await;
+    let tasks = world.tasks(1);
+    let create = Request::Create(config("st", 2, &[]));
+    tasks.run(&named("st"), create).await.unwrap();
+    let id = world.begun(&tasks, "st").await;
+    let state = async || tasks.transaction_state(&named("st"), id).await.unwrap();
+    assert_eq!(state().await, Some(TransactionState::Open));
+    world.segments.set_away(true);
+    assert_eq!(end(&tasks, id, End::Commit).await, Accepted::Yes);
+    let asked = tokio::time::Instant::now();
+    assert_eq!(state().await, Some(TransactionState::Committing));
+    let waited = asked.elapsed();
+    assert!(
+        waited > Duration::ZERO && waited < Duration::from_secs(1),
+        "{waited:?}"
+    );
+    world.segments.set_away(false);
+    while state().await != Some(TransactionState::Committed) {
+        assert!(asked.elapsed() < Duration::from_secs(60));
+    }
+    for (segment, merged) in world.merged() {
+        assert_eq!(merged.len(), 1, "{segment}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rolling_commit_is_read_between_the_old_segments_and_the_new() {
     let world = World::new().await;
     let tasks = world.tasks(1);

@@ -13,7 +13,7 @@ use sarit_storage::{BLOCK_BYTES, Blocks, PackId, PackName, READ_BYTES_MAX, Store
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::slabs::{self, Slabs};
-use crate::metrics::Level;
+use crate::metrics::{AHEAD_BYTES, Level};
 use crate::state::Seeded;
 
 /// Memory of an entry beside its bytes, about.
@@ -80,6 +80,8 @@ pub(crate) struct BlockCache {
     slabs: Slabs,
     /// Blocks that may be on their way, or here, before anyone asked for them.
     ahead: Arc<Semaphore>,
+    ahead_max: usize,
+    ahead_level: Level,
 }
 
 /// What was claimed for loading; dropping it wakes those who wait.
@@ -110,6 +112,7 @@ impl BlockCache {
     pub(crate) fn new(bytes_max: u64, name: &'static str) -> Self {
         // The rest is what was read just now.
         let ahead = usize::try_from(bytes_max * 3 / 4 / BLOCK_BYTES).unwrap_or(usize::MAX);
+        let ahead = ahead.min(Semaphore::MAX_PERMITS);
         let loads = (bytes_max / 4 / READ_BYTES_MAX).clamp(2, LOADS_MAX);
         Self {
             bytes_max,
@@ -123,7 +126,9 @@ impl BlockCache {
             loads: Semaphore::new(loads as usize),
             // What so many loads take at once comes back at once.
             slabs: Slabs::new((loads * READ_BYTES_MAX) as usize),
-            ahead: Arc::new(Semaphore::new(ahead.min(Semaphore::MAX_PERMITS))),
+            ahead: Arc::new(Semaphore::new(ahead)),
+            ahead_max: ahead,
+            ahead_level: Level::new(AHEAD_BYTES, None),
         }
     }
 
@@ -138,7 +143,10 @@ impl BlockCache {
 
     /// Returns the bytes for which there is credit.
     pub(crate) fn free_ahead(&self) -> u64 {
-        self.ahead.available_permits() as u64 * BLOCK_BYTES
+        let free = self.ahead.available_permits();
+        let held = self.ahead_max.saturating_sub(free);
+        self.ahead_level.set(held as u64 * BLOCK_BYTES);
+        free as u64 * BLOCK_BYTES
     }
 
     /// Returns a block, from memory or from `store`, where the pack has the name `name`. `wanted`
