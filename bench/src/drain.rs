@@ -214,7 +214,12 @@ pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 /// Has the kernel forget what it keeps of files, so that reading them means reading the device.
 pub(crate) fn forget(files: &[PathBuf]) -> anyhow::Result<()> {
     for path in files {
-        let file = OpenOptions::new().read(true).open(path)?;
+        let file = match OpenOptions::new().read(true).open(path) {
+            Ok(file) => file,
+            // Compacted meanwhile, and gone.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
         rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
     }
     // The kernel may be at it still.
