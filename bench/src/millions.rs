@@ -21,9 +21,9 @@ const UNDER_WAY: usize = 4_096;
 const OF_A_STREAM: usize = 10;
 /// Segments that are looked at when most are not in memory.
 const LOOKS: u64 = 1_000;
-/// Bytes of an event, and events under way, of a store without them: about what creations write to the log, in
-/// frames as small as theirs.
+/// Bytes of an event of a store without them: about what a creation writes to the log.
 const SIZE: usize = 600;
+/// Its events under way: the frames are then about as small as those of creations.
 const DEPTH: usize = 16;
 /// Longest that a last checkpoint may take.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -80,6 +80,9 @@ fn fails(name: &str, failure: Failure) -> anyhow::Result<()> {
         Ok(events)
     };
     let result = run();
+    if result.is_err() {
+        folder.keep();
+    }
     result
         .map(|events| println!("{name}: {events} events, none lost"))
         .map_err(|error| error.context(cluster.log_tail()))

@@ -295,8 +295,8 @@ fn refused(folder: &Path, data: &str, settings: &[String]) -> anyhow::Result<Str
 
 #[test]
 fn a_store_that_cannot_be_relied_on_is_refused_with_a_sentence() {
+    let (folder, _server, proxy) = start("s3-refused").expect("an S3 server");
     let run = || -> anyhow::Result<()> {
-        let (folder, _server, proxy) = start("s3-refused")?;
         // A place in use.
         let settings = proxy.settings("ours");
         let first: Vec<_> = settings.iter().map(String::as_str).collect();

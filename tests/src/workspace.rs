@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::target_dir;
 
-/// A folder below the build directory, removed when a test that passes drops it: all tests together write
+/// A folder below the build directory, removed when it is dropped without a panic: all tests together write
 /// more than ten gigabytes.
 ///
-/// Whoever panics finds it there. Make it before what uses it, so that it goes last.
+/// Whoever panics finds it there; a helper that returns an error instead keeps it. Make it before what uses it,
+/// so that it goes last.
 pub struct Workspace {
     path: PathBuf,
 }

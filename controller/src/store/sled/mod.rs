@@ -4,9 +4,10 @@
 //! queued: decide each transaction, apply one atomic batch, `flush()`, then `fdatasync` on our own
 //! descriptor of sled's file, and only then reply. Reads have a thread too, and wait for the running
 //! group when they touch one of its keys, so nothing is shown that could be lost again. Rows used lately
-//! are kept in memory, and reads of those alone are answered without the thread. If opening fails as corrupt, sled's snapshot files (which it can rebuild) are moved aside and opening is tried
-//! once more; after that we refuse to start rather than begin anew. An error of a write or a sync
-//! fails the store for good. No sled type leaves this module.
+//! are kept in memory, and reads of those alone are answered without the thread. If opening fails as
+//! corrupt, sled's snapshot files (which it can rebuild) are moved aside and opening is tried once more;
+//! after that we refuse to start rather than begin anew. An error of a write or a sync fails the store for
+//! good. No sled type leaves this module.
 //!
 //! ```text
 //! m                    revision of the last transaction, u64

@@ -141,7 +141,7 @@ impl BlockCache {
         self.ahead.clone().try_acquire_many_owned(blocks).ok()
     }
 
-    /// Returns the bytes for which there is credit.
+    /// Returns the bytes for which there is credit, and has the metric say how many are held.
     pub(crate) fn free_ahead(&self) -> u64 {
         let free = self.ahead.available_permits();
         let held = self.ahead_max.saturating_sub(free);
