@@ -120,7 +120,7 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
             () = sleep_until(last_eviction + HURRY), if last_eviction.elapsed() < HURRY => continue,
         }
         last = Instant::now();
-        if shared.state.read().dirty.is_empty() && !(hurry && keeps_full(&shared)) {
+        if shared.state.read().dirty.is_empty() && !keeps_full(&shared) {
             if let Some(applied) = indexed {
                 export(&shared, &mut exports, applied).await;
             }
@@ -145,8 +145,9 @@ pub(crate) async fn run(shared: Arc<Shared>, requests: mpsc::Sender<Request>) ->
     }
 }
 
-/// Whether the log is kept in a file that is full, by frames that a checkpoint of now would make needless: be
-/// it the end of the last one, which an idle container would keep for ever, and with it the file from all.
+/// Whether the log is kept in a file that is full, by frames that a checkpoint of now would make needless: the
+/// end of the last one, or what a crash kept from being cut. An idle container would keep them for ever, and
+/// with them the whole file, from others that need the space and for every start to read.
 fn keeps_full(shared: &Shared) -> bool {
     let keep_from = {
         let state = shared.state.read();

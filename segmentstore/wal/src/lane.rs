@@ -409,7 +409,7 @@ impl LaneWorker {
             None => {}
         }
         file.header = FileHeader {
-            state: FileState::Active,
+            state: FileState::Active { reach: 0 },
             salt: self.local.rng.u64(),
             base_lsn: self.lsn,
             prev: self.prev.0,
@@ -442,10 +442,18 @@ impl Current {
         let header = self.lane_header(&batch);
         let mut parts = Vec::with_capacity(batch.len() + 3);
         let mut from = self.at;
+        let reaches = self.reach_for(header.total());
         if self.fresh {
             // The header becomes durable with the first frames, by the same sync.
             parts.push(self.file.header.encode());
             from = 0;
+        } else if reaches {
+            let header = [self.file.header.encode()];
+            if let Err(error) = self.file.handle.write_through_at(0, &header).await {
+                let error = Error::io("write", &self.file.path, error);
+                local.lane.fail(error.clone(), batch);
+                return Err(error);
+            }
         }
         parts.push(Bytes::copy_from_slice(
             &header.encode(self.file.header.salt),
@@ -476,6 +484,18 @@ impl Current {
         self.rests = false;
         self.at += header.total();
         Ok(())
+    }
+
+    /// Sees to it that the next write of `bytes`, and an idle header behind it, are within what the file's
+    /// header says may have been written; `true` if it has changed for that. It has to be durable with them.
+    fn reach_for(&mut self, bytes: u64) -> bool {
+        let end = self.at + bytes + BLOCK;
+        let within = matches!(self.file.header.state, FileState::Active { reach } if end <= reach);
+        if !within {
+            let reach = FileHeader::reach(end, self.file.len);
+            self.file.header.state = FileState::Active { reach };
+        }
+        !within
     }
 
     fn lane_header(&self, batch: &[Pending]) -> LaneHeader {

@@ -8,7 +8,7 @@ use sarit_container::{
     Config, Container, Flush, Indexes, Kind, MemoryBudget, Parts, Running, SnapshotMemory,
 };
 use sarit_env::sim::SimDisk;
-use sarit_env::{Clock, Rng};
+use sarit_env::{Clock, Disk as _, Rng};
 use sarit_proto::ids::ContainerId;
 use sarit_storage::memory::{Faults, Memory as Objects};
 use sarit_wal::{Space, Wal};
@@ -30,6 +30,7 @@ struct Host {
     objects: Objects,
     index: Indexes,
     rng: Rng,
+    quota: Option<u64>,
 }
 
 impl Host {
@@ -40,13 +41,14 @@ impl Host {
             objects: Objects::new(rng.split()),
             index: Indexes::memory(&SnapshotMemory::default()),
             rng,
+            quota: Some(FILES * FILE),
         }
     }
 
     async fn start(&self) -> (Wal, Vec<(Container, Running)>) {
         let wal = sarit_wal::Config {
             file_bytes: FILE,
-            quota_bytes: Some(FILES * FILE),
+            quota_bytes: self.quota,
             ..sarit_wal::Config::tiny()
         };
         let (disk, clock) = (Arc::new(self.disk.clone()), Clock::from_fn(|| 1_000));
@@ -79,6 +81,24 @@ impl Host {
     }
 }
 
+/// Writes so that the ends of the idle containers' checkpoints lie in different files. Returns how often.
+async fn spread(containers: &[(Container, Running)], writer: &mut Connection) -> i64 {
+    let mut number = 0;
+    for (container, _) in containers {
+        container.create("s", Kind::Stream, vec![]).await.unwrap();
+    }
+    for (idle, _) in &containers[1..] {
+        append(&mut Connection::to(idle), 1).await;
+        // All is flushed and checkpointed.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for _ in 0..FILE as usize / EVENT {
+            number += 1;
+            append(writer, number).await;
+        }
+    }
+    number
+}
+
 async fn append(connection: &mut Connection, number: i64) {
     let append = append_bytes("s", 1, number, vec![number as u8; EVENT].into());
     connection.submit(vec![append]).await;
@@ -91,21 +111,8 @@ async fn append(connection: &mut Connection, number: i64) {
 async fn containers_that_are_idle_do_not_keep_the_log_full() {
     let host = Host::new();
     let (wal, containers) = host.start().await;
-    for (container, _) in &containers {
-        container.create("s", Kind::Stream, vec![]).await.unwrap();
-    }
-    let busy = &containers[0].0;
-    let mut writer = Connection::to(busy);
-    let mut number = 0;
-    for (idle, _) in &containers[1..] {
-        append(&mut Connection::to(idle), 1).await;
-        // All is flushed and checkpointed; the ends of the checkpoints lie in different files.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        for _ in 0..FILE as usize / EVENT {
-            number += 1;
-            append(&mut writer, number).await;
-        }
-    }
+    let mut writer = Connection::to(&containers[0].0);
+    let mut number = spread(&containers, &mut writer).await;
     for _ in 0..100 {
         number += 1;
         append(&mut writer, number).await;
@@ -118,6 +125,30 @@ async fn containers_that_are_idle_do_not_keep_the_log_full() {
         let last = Connection::to(container).setup("s", 1).await.unwrap();
         assert_eq!(last, if at == 0 { number } else { 1 });
     }
+}
+
+/// Nobody needs their space yet, but every start would read them.
+#[tokio::test(start_paused = true)]
+async fn containers_that_are_idle_keep_no_old_files() {
+    let mut host = Host::new();
+    host.quota = None;
+    let (_wal, containers) = host.start().await;
+    let mut writer = Connection::to(&containers[0].0);
+    let mut number = spread(&containers, &mut writer).await;
+    for _ in 0..200 {
+        number += 1;
+        append(&mut writer, number).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let files = host.disk.list(Path::new("/data/wal/lane-0")).await.unwrap();
+    let numbers = files.iter().map(|file| {
+        let (number, _) = file.name().split_once('.').unwrap();
+        u64::from_str_radix(number, 16).unwrap()
+    });
+    let (oldest, newest) = (numbers.clone().min().unwrap(), numbers.max().unwrap());
+    // What is not needed is made ready for reuse, under new numbers.
+    assert!(newest > 20, "{newest} files");
+    assert!(newest - oldest < 12, "from {oldest} to {newest}");
 }
 
 #[tokio::test(start_paused = true)]

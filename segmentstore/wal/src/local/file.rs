@@ -27,6 +27,11 @@ const PIECE: usize = 1 << 20;
 /// And synced so often, lest the lane's syncs queue up behind a whole file of them.
 const SYNC_EVERY: u64 = 4 << 20;
 
+/// The header is written anew for this part of a file,
+const REACH_PART: u64 = 16;
+/// at most for so many bytes: cold, about ten milliseconds of reading.
+const REACH_MAX: u64 = 4 << 20;
+
 /// A block of zeros, for padding.
 pub(crate) static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
@@ -35,8 +40,10 @@ pub(crate) static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 pub(crate) enum FileState {
     /// Nothing yet; what lies behind the header is meaningless.
     Ready,
-    /// The lane writes to it, or did when it stopped.
-    Active,
+    /// The lane writes to it, or did when it stopped. No byte from `reach` on has been acknowledged, and
+    /// that holds for an idle header too, so who looks for proof that bytes had been durable looks no
+    /// further. Files of earlier releases have none on record, which reads as `u64::MAX`.
+    Active { reach: u64 },
     /// Full, or cut by recovery: the lane's bytes end at this offset.
     Closed { end: u64 },
 }
@@ -66,7 +73,7 @@ impl FileHeader {
     pub(crate) fn encode(&self) -> Bytes {
         let (state, end) = match self.state {
             FileState::Ready => (0, 0),
-            FileState::Active => (1, 0),
+            FileState::Active { reach } => (1, reach),
             FileState::Closed { end } => (2, end),
         };
         let mut out = BytesMut::with_capacity(BLOCK as usize);
@@ -123,7 +130,9 @@ impl FileHeader {
         let end = rest.get_u64_le();
         let state = match state {
             0 => FileState::Ready,
-            1 => FileState::Active,
+            1 => FileState::Active {
+                reach: if end == 0 { u64::MAX } else { end },
+            },
             2 => FileState::Closed { end },
             _ => return Ok(None),
         };
@@ -138,6 +147,12 @@ impl FileHeader {
             prev_end,
             began_ms: rest.get_i64_le(),
         }))
+    }
+
+    /// Returns how far a file of `len` bytes may be written to at once, as recorded before its bytes up to
+    /// `end` are acknowledged. Further: fewer writes of this header, but more to search after a crash.
+    pub(crate) fn reach(end: u64, len: u64) -> u64 {
+        (end + (len / REACH_PART).clamp(BLOCK, REACH_MAX)).min(len)
     }
 
     /// Returns the position in the lane of `offset` in this file.

@@ -110,7 +110,7 @@ impl Local {
 
     /// Makes the file the lane writes to from now on known.
     pub(crate) fn use_file(&self, file: &WalFile) {
-        if file.header.state == FileState::Active {
+        if matches!(file.header.state, FileState::Active { .. }) {
             self.files.lock().rolled = Some(Instant::now());
         }
         let mut index = self.index.lock();

@@ -85,13 +85,13 @@ pub(crate) async fn recover(
                 continue;
             }
             FileState::Closed { end } => Some(end),
-            FileState::Active => ends.get(&number).copied(),
+            FileState::Active { .. } => ends.get(&number).copied(),
         };
         found.index.add_file(file.clone());
-        let end = Walk::new(&file).run(end, &mut found.index).await?;
+        let end = Walk::new(&file, end).run(&mut found.index).await?;
         found.lsn = file.header.lsn(end);
         found.prev = (number, end);
-        if file.header.state == FileState::Active {
+        if matches!(file.header.state, FileState::Active { .. }) {
             open_ended.push((file, end));
         }
     }
@@ -185,6 +185,10 @@ async fn list(
 /// A walk through one file.
 struct Walk<'a> {
     file: &'a WalFile,
+    /// Where the valid bytes end, if that is on record.
+    end: Option<u64>,
+    /// Nothing valid lies behind.
+    limit: u64,
     reader: Reader,
 }
 
@@ -202,19 +206,24 @@ struct ScannedFrame {
 }
 
 impl<'a> Walk<'a> {
-    fn new(file: &'a WalFile) -> Self {
-        let reader = Reader::new(file.handle.clone(), file.len);
-        Self { file, reader }
+    fn new(file: &'a WalFile, end: Option<u64>) -> Self {
+        let limit = end.unwrap_or(file.len).min(file.len);
+        Self {
+            file,
+            end,
+            limit,
+            reader: Reader::new(file.handle.clone(), limit),
+        }
     }
 
-    /// Adds every frame to `index`. Returns where the valid bytes end, which is `end` if that is known.
-    async fn run(&mut self, end: Option<u64>, index: &mut Index) -> Result<u64, Error> {
-        let limit = end.unwrap_or(self.file.len).min(self.file.len);
+    /// Adds every frame to `index`. Returns where the valid bytes end.
+    async fn run(&mut self, index: &mut Index) -> Result<u64, Error> {
+        let (end, limit) = (self.end, self.limit);
         let mut at = BLOCK;
         // The newest write: what comes behind it proves that it had been durable.
         let mut last = None;
         while at + BLOCK <= limit {
-            if let Some(write) = self.write(at, limit).await? {
+            if let Some(write) = self.write(at).await? {
                 let (total, durable_lsn) = (write.total, write.durable_lsn);
                 if let Some((start, before)) = last.replace((at, write)) {
                     let proven = end.is_some() || durable_lsn > self.file.header.lsn(start);
@@ -229,7 +238,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             // Where damage and a torn write cannot be told apart yet, look for a later witness.
-            let witness = self.next_header(at, limit, end.is_none()).await?;
+            let witness = self.next_header(at).await?;
             let Some(next) = witness.or(end) else { break };
             if let Some((_, proven)) = last.take() {
                 self.add(&proven, index);
@@ -274,7 +283,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads the write at `at`; `None` if there is no valid one.
-    async fn write(&mut self, at: u64, limit: u64) -> Result<Option<Write>, Error> {
+    async fn write(&mut self, at: u64) -> Result<Option<Write>, Error> {
         let salt = self.file.header.salt;
         let bytes = self.read(at, LANE_HEADER as u64).await?;
         let Some(lane) = LaneHeader::decode(&bytes, salt) else {
@@ -282,7 +291,7 @@ impl<'a> Walk<'a> {
         };
         let (from, to) = (at + LANE_HEADER as u64, at + u64::from(lane.len));
         let fits = lane.lsn == self.file.header.lsn(at)
-            && at + lane.total() <= limit
+            && at + lane.total() <= self.limit
             && u64::from(lane.frames) * FRAME_HEADER as u64 <= to - from;
         if !fits {
             return Ok(None);
@@ -328,15 +337,16 @@ impl<'a> Walk<'a> {
         Ok(crc.finish())
     }
 
-    /// Finds the next lane header behind `at` that belongs to this life of the file; as a `witness`
-    /// it must say that the bytes at `at` had been durable.
-    async fn next_header(
-        &mut self,
-        at: u64,
-        limit: u64,
-        witness: bool,
-    ) -> Result<Option<u64>, Error> {
+    /// Finds the next lane header behind `at` that belongs to this life of the file. Where the file's end
+    /// is not on record, it must say that the bytes at `at` had been durable, and those that do lie within
+    /// the file's reach.
+    async fn next_header(&mut self, at: u64) -> Result<Option<u64>, Error> {
         let header = self.file.header;
+        let witness = self.end.is_none();
+        let limit = match header.state {
+            FileState::Active { reach } if witness => self.limit.min(reach),
+            _ => self.limit,
+        };
         let mut next = at + BLOCK;
         while next + BLOCK <= limit {
             let bytes = self.read(next, LANE_HEADER as u64).await?;
@@ -360,29 +370,30 @@ impl<'a> Walk<'a> {
 /// Reads a file in large pieces while it is read on, in smaller ones where parts are left out.
 struct Reader {
     handle: Arc<dyn DiskFile>,
-    len: u64,
+    /// Nothing behind is read.
+    limit: u64,
     piece: Bytes,
     at: u64,
 }
 
 impl Reader {
-    fn new(handle: Arc<dyn DiskFile>, len: u64) -> Self {
+    fn new(handle: Arc<dyn DiskFile>, limit: u64) -> Self {
         let piece = Bytes::new();
         Self {
             handle,
-            len,
+            limit,
             piece,
             at: 0,
         }
     }
 
-    /// Returns up to `len` bytes at `at`; fewer at the end of the file.
+    /// Returns up to `len` bytes at `at`; fewer at the end.
     async fn read(&mut self, at: u64, len: u64) -> std::io::Result<Bytes> {
         let end = self.at + self.piece.len() as u64;
         if at < self.at || at + len > end {
             let jump = at < self.at || at > end + PIECE_AFTER_JUMP;
             let size = if jump { PIECE_AFTER_JUMP } else { PIECE };
-            let size = size.max(len).min(self.len.saturating_sub(at));
+            let size = size.max(len).min(self.limit.saturating_sub(at));
             self.piece = self.handle.read_at(at, size as usize).await?;
             self.at = at;
         }

@@ -200,7 +200,7 @@ async fn the_next_file_knows_where_the_one_before_ends() {
     header.truncate(BLOCK as usize);
     let mut header = FileHeader::decode(&header, &path).unwrap().unwrap();
     assert_eq!(header.state, FileState::Closed { end: writes[2] });
-    header.state = FileState::Active;
+    header.state = FileState::Active { reach: BLOCK };
     let file = sim.disk.open(&path, OpenMode::ReadWrite).await.unwrap();
     file.write_at(0, &[header.encode()]).await.unwrap();
     // The idle header that is still there would tell too.
@@ -212,6 +212,52 @@ async fn the_next_file_knows_where_the_one_before_ends() {
     assert!(matches!(refusal(&wal, 2).await, Error::Corrupt { .. }));
     let mut one = wal.open_log(LogId(1)).await.unwrap();
     assert_eq!(replayed(&mut one).await.unwrap().len(), 2);
+}
+
+/// A header without a reach is an earlier release's: the proof may be anywhere in the file.
+#[tokio::test(start_paused = true)]
+async fn proof_is_looked_for_up_to_the_reach_of_a_file_and_without_one_to_its_end() {
+    for (reach, refused) in [(u64::MAX, true), (36_864, true), (32_768, false)] {
+        let sim = Sim::new(1);
+        let (path, writes) = written(&sim, &[(1, 100), (1, 10_000), (1, 10_000), (1, 100)]).await;
+        assert_eq!(writes[3..], [32_768, 36_864]);
+        let header = sim.image().await[&path][..BLOCK as usize].to_vec();
+        let mut header = FileHeader::decode(&header, &path).unwrap().unwrap();
+        assert_eq!(header.state, FileState::Active { reach: 40_960 });
+        header.state = FileState::Active { reach };
+        let file = sim.disk.open(&path, OpenMode::ReadWrite).await.unwrap();
+        let mut bytes = header.encode().to_vec();
+        if reach == u64::MAX {
+            // As it was written: nothing.
+            header.state = FileState::Ready;
+            let ready = header.encode();
+            bytes[80..96].copy_from_slice(&ready[80..96]);
+            let crc = crate::record::crc32c(&bytes[..96]);
+            bytes[96..100].copy_from_slice(&crc.to_le_bytes());
+        }
+        file.write_at(0, &[bytes.into()]).await.unwrap();
+        // All that lies between is unreadable.
+        for at in &writes[1..3] {
+            sim.disk.flip_bit(&path, at + 8, 0).unwrap();
+        }
+        sim.disk.flip_bit(&path, writes[4] + 8, 0).unwrap();
+        let wal = sim.open().await.unwrap();
+        let opened = match wal.open_log(LogId(1)).await {
+            Ok(mut opened) => replayed(&mut opened).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Err(Error::Corrupt { offset, .. }) => {
+                assert!(refused, "{reach}");
+                assert_eq!(offset, writes[1]);
+            }
+            Ok(frames) => {
+                assert!(!refused, "{reach}");
+                assert_eq!(frames.len(), 1);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
