@@ -18,8 +18,6 @@ struct Work {
     options: &'static [(&'static str, &'static str)],
     /// What its latencies are called.
     latency: &'static str,
-    /// Whether it lasts as long as it is told to.
-    timed: bool,
 }
 
 const MANY_TRANSACTIONS: Work = Work {
@@ -32,36 +30,30 @@ const MANY_TRANSACTIONS: Work = Work {
         ("keys", "1000"),
     ],
     latency: "ack",
-    timed: true,
 };
 const ONE_TRANSACTION: Work = Work {
     name: "transactions of 100, 1 × 1",
     mode: "write",
     options: &[("txn", "100"), ("writers", "1"), ("depth", "1")],
     latency: "ack",
-    timed: true,
 };
 const STREAMS: Work = Work {
     name: "streams created, 16 at once",
     mode: "create",
-    // Fewer are over before the client's own machine is warm.
-    options: &[("concurrency", "16"), ("n", "1000")],
+    options: &[("concurrency", "16")],
     latency: "create",
-    timed: false,
 };
 const PUTS: Work = Work {
     name: "table puts, depth 64",
     mode: "table",
     options: &[("depth", "64")],
     latency: "put",
-    timed: true,
 };
 const UPDATES: Work = Work {
     name: "synchronizer, 8 updaters",
     mode: "sync",
     options: &[("updaters", "8")],
     latency: "update",
-    timed: true,
 };
 
 /// What came out of the runs of one kind of work on one server.
@@ -186,12 +178,7 @@ fn run_once(driver: &Driver, target: &Target, work: Work, seconds: u32) -> anyho
     let mut options = vec![("stream", new_stream()?)];
     let given = work.options.iter();
     options.extend(given.map(|(name, value)| (*name, (*value).to_owned())));
-    if work.timed {
-        options.push(("seconds", seconds.to_string()));
-    } else {
-        // Ours would be done before the driver is warm.
-        options.push(("n", (seconds * 30).to_string()));
-    }
+    options.push(("seconds", seconds.to_string()));
     let line = driver.run(target, work.mode, &options)?;
     let failed = line["failed"].as_f64().unwrap_or(0.0);
     ensure!(

@@ -91,12 +91,13 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     bench.report.figure(&name, ratio, Goal::AtMost(1.2), false)
 }
 
-/// Waits until long-term storage and a checkpoint have everything.
+/// Waits until long-term storage and a checkpoint have everything, and the log is cut.
 fn settled(server: &Cluster) -> anyhow::Result<()> {
     flushed(server)?;
     until("all is in a checkpoint", PATIENCE, || {
-        let name = "segmentstore_changed_segments";
-        Ok(metric(server, Role::Standalone, name)? == 0.0)
+        let changed = metric(server, Role::Standalone, "segmentstore_changed_segments")?;
+        let files = metric(server, Role::Standalone, "segmentstore_wal_files")?;
+        Ok(changed == 0.0 && files <= 1.0)
     })
 }
 
