@@ -110,6 +110,13 @@ impl Catalog {
         Self { store }
     }
 
+    /// Returns a catalog that takes `keys` for absent, unread: what is decided by that has to be compared.
+    pub(crate) fn without(&self, keys: Vec<String>) -> Self {
+        Self {
+            store: Arc::new(Prefetched::without(&self.store, keys)),
+        }
+    }
+
     /// Returns a catalog that has read `keys` already, in one go, as they are now.
     pub(crate) async fn prefetched(&self, keys: Vec<String>) -> Result<Self> {
         let rows = Prefetched::read(&self.store, keys).await?;

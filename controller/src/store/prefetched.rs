@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{Error, MetaStore, Outcome, Page, Transaction, Versioned};
 
-/// Shows rows as they were when it was made; everything else goes to the store behind it. What is decided by
+/// Shows rows as they were when it was made, or as if they were not there; everything else goes to the store behind it. What is decided by
 /// such rows must be compared in the transaction that follows, as with any read.
 #[derive(Debug)]
 pub(super) struct Prefetched {
@@ -16,6 +16,14 @@ pub(super) struct Prefetched {
 }
 
 impl Prefetched {
+    /// Takes `keys` for absent.
+    pub(super) fn without(behind: &Arc<dyn MetaStore>, keys: Vec<String>) -> Self {
+        Self {
+            rows: keys.into_iter().map(|key| (key, None)).collect(),
+            behind: Arc::clone(behind),
+        }
+    }
+
     /// Reads `keys` from `behind`, in one go.
     pub(super) async fn read(
         behind: &Arc<dyn MetaStore>,

@@ -18,11 +18,10 @@ use crate::stream;
 use crate::stream::epoch::Epoch;
 use crate::stream::lifecycle::State;
 
-/// The rows by which is decided whether a stream can be made.
+/// The rows by which is decided whether a stream can be made, but for its scope. Most often there is none.
 pub(super) fn rows(stream: &ScopedStream) -> Vec<String> {
     let mark = stream.mark();
     vec![
-        keys::scope(&stream.scope),
         keys::name(stream),
         keys::deleted(stream),
         keys::name(&mark),
@@ -30,7 +29,7 @@ pub(super) fn rows(stream: &ScopedStream) -> Vec<String> {
     ]
 }
 
-/// Begins, with a catalog that has read [`rows`].
+/// Begins, with a catalog that has read [`rows`] or takes them for absent: all it learns from it is compared.
 pub(super) async fn begin(
     context: &Context,
     catalog: &Catalog,
@@ -78,6 +77,7 @@ pub(super) async fn add_records(
     config: &StreamConfig,
 ) -> Result<Transaction> {
     let deleted = catalog.row::<Deleted>(&keys::deleted(stream)).await?;
+    let expect_deleted = (deleted.as_ref()).map_or(Expect::Absent, |row| Expect::At(row.revision));
     let first_number = deleted.map_or(0, |row| row.value.next_number);
     let now = context.clock.now_ms();
     let epoch = Epoch::first(stream::config::segments(config), first_number, now);
@@ -96,6 +96,9 @@ pub(super) async fn add_records(
     };
     Ok(transaction
         .expect(keys::name(stream), Expect::Absent)
+        .expect(keys::deleted(stream), expect_deleted)
+        // Who works it off asks for it next; so the store knows.
+        .expect(keys::active(id), Expect::Absent)
         // Ids are random, but a simulated world may draw the same twice.
         .expect(keys::state(id), Expect::Absent)
         .put(keys::name(stream), name_row(id, false))

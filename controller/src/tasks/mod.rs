@@ -448,9 +448,12 @@ impl Request {
 
 impl Context {
     async fn execute(self: &Arc<Self>, stream: &ScopedStream, request: &Request) -> Result<Answer> {
-        for _ in 0..CONFLICTS_MAX {
+        for attempt in 0..CONFLICTS_MAX {
             let catalog = match request {
-                // Its name is among them, and mostly nothing is left over: one question for both.
+                // Mostly there is nothing yet, and nothing left over: then nobody has to ask first.
+                Request::Create(_) if attempt == 0 && self.segments.trouble().is_none() => {
+                    self.catalog.without(create_stream::rows(stream))
+                }
                 Request::Create(_) => {
                     let rows = create_stream::rows(stream);
                     self.catalog.prefetched(rows).await?

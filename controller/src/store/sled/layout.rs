@@ -4,6 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use sled::{Batch, Db, IVec};
 
+use super::recent::Recent;
 use super::{Page, Revision, Rows, Versioned};
 
 /// Largest piece of a value, in bytes.
@@ -77,13 +78,16 @@ pub(super) fn revision(db: &Db, key: &str) -> Result<Option<Revision>> {
     stored.map(|stored| Ok(header(&stored)?.0)).transpose()
 }
 
-/// Writes all rows and the last revision in one atomic batch.
-pub(super) fn apply(db: &Db, rows: &Rows, last: u64) -> Result<()> {
+/// Writes all rows and the last revision in one atomic batch. What `recent` knows is not asked for.
+pub(super) fn apply(db: &Db, rows: &Rows, last: u64, recent: &mut Recent) -> Result<()> {
     let mut batch = Batch::default();
     for (key, row) in rows {
-        let before = match db.get(row_key(key)).map_err(text)? {
-            Some(stored) => header(&stored)?.1,
-            None => 0,
+        let before = match recent.get(key) {
+            Some(known) => known.map_or(Ok(0), |row| further_pieces(&row.value))?,
+            None => match db.get(row_key(key)).map_err(text)? {
+                Some(stored) => header(&stored)?.1,
+                None => 0,
+            },
         };
         let after = match row {
             Some(row) => put(&mut batch, key, row)?,
@@ -102,9 +106,9 @@ pub(super) fn apply(db: &Db, rows: &Rows, last: u64) -> Result<()> {
 
 /// Adds a row to `batch` and returns the number of its further pieces.
 fn put(batch: &mut Batch, key: &str, row: &Versioned) -> Result<u16> {
+    let further = further_pieces(&row.value)?;
     let mut pieces = row.value.chunks(PIECE_BYTES);
     let first = pieces.next().unwrap_or_default();
-    let further = u16::try_from(pieces.len()).map_err(|_| "value in too many pieces".to_owned())?;
     let mut stored = BytesMut::with_capacity(HEADER_BYTES + first.len());
     stored.put_u64(row.revision.0);
     stored.put_u16(further);
@@ -114,6 +118,11 @@ fn put(batch: &mut Batch, key: &str, row: &Versioned) -> Result<u16> {
         batch.insert(piece_key(key, number), piece);
     }
     Ok(further)
+}
+
+fn further_pieces(value: &[u8]) -> Result<u16> {
+    let further = value.len().div_ceil(PIECE_BYTES).saturating_sub(1);
+    u16::try_from(further).map_err(|_| "value in too many pieces".to_owned())
 }
 
 fn assemble(db: &Db, key: &str, stored: &IVec) -> Result<Versioned> {

@@ -31,6 +31,7 @@ use parking_lot::{Mutex, RwLock};
 use sarit_env::disk::{DiskFile, DiskLock};
 use sarit_env::{Disk, OpenMode, Rng, Worker, spawn_worker};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use self::recent::Recent;
@@ -42,6 +43,9 @@ use crate::metrics;
 const INBOX_MAX: usize = 1024;
 /// Transactions in one group.
 const GROUP_MAX: usize = 128;
+/// A group waits so long for others, if the group before had so many.
+const GATHER: Duration = Duration::from_millis(1);
+const GATHER_FROM: usize = 4;
 /// Bytes sled may keep of nodes read; small, because an idle process should be.
 const CACHE_BYTES: u64 = 4 << 20;
 /// How often, and how many times, to look whether sled's lock is free.
@@ -414,6 +418,23 @@ impl MetaStore for SledStore {
     }
 }
 
+/// Waits a little for as many transactions as there were in the group before: those who wait for it had company,
+/// and each group costs sled a write, the wakening of all its threads, and two syncs.
+async fn gather(
+    inbox: &mut mpsc::Receiver<Submission>,
+    waiting: &mut Vec<Submission>,
+    before: usize,
+) {
+    let until = Instant::now() + GATHER;
+    while waiting.len() < before {
+        let more = GROUP_MAX - waiting.len();
+        match timeout_at(until, inbox.recv_many(waiting, more)).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
 async fn serve_reads(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Read>) {
     while let Some(read) = inbox.recv().await {
         let group = shared.applied.group.read();
@@ -448,7 +469,12 @@ impl Writer {
             Err(reason) => return self.fail(reason),
         };
         let mut waiting = Vec::with_capacity(GROUP_MAX);
+        let mut before = 0;
         while inbox.recv_many(&mut waiting, GROUP_MAX).await > 0 {
+            if before >= GATHER_FROM {
+                gather(&mut inbox, &mut waiting, before).await;
+            }
+            before = waiting.len();
             let submissions = std::mem::take(&mut waiting);
             metrics::metadata_group(submissions.len());
             match self.write_group(submissions, last).await {
@@ -466,8 +492,9 @@ impl Writer {
 
     async fn write_group(&self, group: Vec<Submission>, last: u64) -> Result<u64, String> {
         let mut pending = Pending {
-            db: &self.shared.db,
+            shared: &self.shared,
             rows: BTreeMap::new(),
+            absent: BTreeSet::new(),
             last,
         };
         let mut replies = Vec::with_capacity(group.len());
@@ -476,9 +503,9 @@ impl Writer {
             replies.push((submission.done, outcome));
         }
         let last = pending.last;
-        let rows = pending.rows;
+        let (rows, absent) = (pending.rows, pending.absent);
         if !rows.is_empty() {
-            self.make_durable(rows, last).await?;
+            self.make_durable(rows, absent, last).await?;
         }
         for (done, outcome) in replies {
             // The caller may have stopped waiting.
@@ -487,19 +514,28 @@ impl Writer {
         Ok(last)
     }
 
-    async fn make_durable(&self, rows: Rows, last: u64) -> Result<(), String> {
+    async fn make_durable(
+        &self,
+        rows: Rows,
+        absent: BTreeSet<String>,
+        last: u64,
+    ) -> Result<(), String> {
         let number = {
             let mut group = self.shared.applied.group.write();
             group.number += 1;
             group.keys = rows.keys().cloned().collect();
-            layout::apply(&self.shared.db, &rows, last)?;
             let mut recent = self.shared.applied.recent.lock();
+            layout::apply(&self.shared.db, &rows, last, &mut recent)?;
+            // Rows that have come into being since follow.
+            for key in absent {
+                recent.put(key, None);
+            }
             for (key, row) in rows {
                 recent.put(key, row);
             }
             group.number
         };
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         self.shared.db.flush().map_err(|error| error.to_string())?;
         let synced = self.file.sync_data().await;
         synced.map_err(|error| format!("sync of the metadata file: {error}"))?;
@@ -515,8 +551,10 @@ type Rows = BTreeMap<String, Option<Versioned>>;
 
 /// The database as the transactions decided so far leave it.
 struct Pending<'a> {
-    db: &'a ::sled::Db,
+    shared: &'a Shared,
     rows: Rows,
+    /// Keys that the database was asked for in vain: who expects a row to be absent often asks for it next.
+    absent: BTreeSet<String>,
     last: u64,
 }
 
@@ -539,7 +577,7 @@ impl Pending<'_> {
         Ok(Outcome::Committed(revision))
     }
 
-    fn holds(&self, key: &str, expect: Expect) -> Result<bool, String> {
+    fn holds(&mut self, key: &str, expect: Expect) -> Result<bool, String> {
         match expect {
             Expect::Absent => Ok(self.revision(key)?.is_none()),
             Expect::At(revision) => Ok(self.revision(key)? == Some(revision)),
@@ -550,16 +588,24 @@ impl Pending<'_> {
                 if queued.any(|(_, row)| row.is_some()) {
                     return Ok(false);
                 }
-                layout::none_under(self.db, key, |found| self.rows.contains_key(found))
+                layout::none_under(&self.shared.db, key, |found| self.rows.contains_key(found))
             }
         }
     }
 
-    fn revision(&self, key: &str) -> Result<Option<Revision>, String> {
-        match self.rows.get(key) {
-            Some(row) => Ok(row.as_ref().map(|row| row.revision)),
-            None => layout::revision(self.db, key),
+    fn revision(&mut self, key: &str) -> Result<Option<Revision>, String> {
+        let of = |row: &Option<Versioned>| row.as_ref().map(|row| row.revision);
+        if let Some(row) = self.rows.get(key) {
+            return Ok(of(row));
         }
+        if let Some(known) = self.shared.applied.recent.lock().get(key) {
+            return Ok(of(&known));
+        }
+        let revision = layout::revision(&self.shared.db, key)?;
+        if revision.is_none() {
+            self.absent.insert(key.to_owned());
+        }
+        Ok(revision)
     }
 }
 

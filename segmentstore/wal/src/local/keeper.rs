@@ -5,7 +5,8 @@
 //! second and after every truncation.
 //!
 //! A new file is filled with zeros as long as that is idle work. A lane in a hurry gets its space without
-//! them: then the device's throughput is what counts, and zeros would take half of it.
+//! them: then the device's throughput is what counts, and zeros would take half of it. So does one that has
+//! no file left: zeros would keep its next write waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,10 +187,15 @@ impl Local {
             return Ok(Err(reason));
         }
         let header = self.next_header();
-        let ahead = if self.files.lock().hurried {
-            Ahead::Space
-        } else {
-            Ahead::Zeros
+        let ahead = {
+            let files = self.files.lock();
+            // With none left, as after a few crashes in a row, the lane may have to wait for this one.
+            let last = files.ready.is_empty() && len == self.config.file_bytes;
+            if files.hurried || last {
+                Ahead::Space
+            } else {
+                Ahead::Zeros
+            }
         };
         match WalFile::create(&*self.disk, &self.dir, header, len, ahead).await {
             Ok(file) => {
