@@ -25,6 +25,8 @@ const LOOKS: u64 = 1_000;
 const SIZE: usize = 600;
 /// Its events under way: the frames are then about as small as those of creations.
 const DEPTH: usize = 16;
+/// How long a checkpoint that is written needs to be noted in the log, and the log to be cut, at most.
+const CUT: Duration = Duration::from_secs(1);
 /// Longest that a last checkpoint may take.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -96,9 +98,11 @@ fn settled(server: &Cluster) -> anyhow::Result<()> {
     flushed(server)?;
     until("all is in a checkpoint", PATIENCE, || {
         let changed = metric(server, Role::Standalone, "segmentstore_changed_segments")?;
-        let files = metric(server, Role::Standalone, "segmentstore_wal_files")?;
-        Ok(changed == 0.0 && files <= 1.0)
-    })
+        let name = "segmentstore_checkpoints_under_way";
+        Ok(changed == 0.0 && metric(server, Role::Standalone, name)? == 0.0)
+    })?;
+    std::thread::sleep(CUT);
+    Ok(())
 }
 
 /// Returns the bytes that were written to the log.
