@@ -6,10 +6,13 @@
 //!
 //! A new file is filled with zeros as long as that is idle work. A lane in a hurry gets its space without
 //! them: then the device's throughput is what counts, and zeros would take half of it. So does one that has
-//! no file left: zeros would keep its next write waiting.
+//! no file left: zeros would keep its next write waiting. And after a start, nothing is made ahead for a moment:
+//! what recovers then needs the device.
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Local;
 use super::file::{Ahead, FileHeader, FileState, WalFile};
@@ -19,6 +22,8 @@ use crate::{Error, Space};
 
 /// How long a lack of space is believed.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long after a start only what the lane may have to wait for is made ready.
+const CALM: Duration = Duration::from_millis(500);
 /// The first files of a store are small, because its first append waits for their zeros.
 const FIRST_FILES: [u64; 2] = [4 << 20, 16 << 20];
 /// Truncation frees files in bursts: this many times the files to keep ready are kept for reuse, so
@@ -37,8 +42,9 @@ enum For {
 
 /// Runs until the lane has stopped.
 pub(super) async fn run(local: Arc<Local>) {
+    let calm_until = Instant::now() + CALM;
     loop {
-        let kept = match local.keep().await {
+        let kept = match local.keep(calm_until).await {
             Ok(kept) => kept,
             Err(error) => {
                 local.stop(error);
@@ -52,8 +58,9 @@ pub(super) async fn run(local: Arc<Local>) {
         match kept {
             Kept::Busy => {}
             Kept::Enough => woken.await,
+            Kept::Calm => drop(timeout_at(calm_until, woken).await),
             // Either way it looks again.
-            Kept::Lacking => drop(tokio::time::timeout(RETRY, woken).await),
+            Kept::Lacking => drop(timeout(RETRY, woken).await),
         }
     }
 }
@@ -63,6 +70,8 @@ enum Kept {
     /// There may be more to do.
     Busy,
     Enough,
+    /// There is what is urgent, and more is made a little later.
+    Calm,
     /// There is no space for a file.
     Lacking,
 }
@@ -70,7 +79,7 @@ enum Kept {
 impl Local {
     /// Does a round: ends, removals, reuse, then at most one new file, because meanwhile there may be
     /// one to reuse.
-    async fn keep(&self) -> Result<Kept, Error> {
+    async fn keep(&self, calm_until: Instant) -> Result<Kept, Error> {
         let (closing, discarded) = {
             let mut files = self.files.lock();
             (
@@ -87,7 +96,7 @@ impl Local {
             self.remove(&file).await?;
         }
         self.reuse().await?;
-        self.refill().await
+        self.refill(calm_until).await
     }
 
     /// Gives files that no log needs a new life, or removes them.
@@ -119,7 +128,7 @@ impl Local {
     }
 
     /// Prepares a file if too few are ready.
-    async fn refill(&self) -> Result<Kept, Error> {
+    async fn refill(&self, calm_until: Instant) -> Result<Kept, Error> {
         // A new store first opens its logs; a second file's zeros would stand in the way of their syncs.
         let unused = self.index.lock().files() == 0;
         let wanted = if unused { 1 } else { self.config.ready_files };
@@ -127,6 +136,11 @@ impl Local {
             let files = self.files.lock();
             if files.stopped || files.ready.len() >= wanted {
                 return Ok(Kept::Enough);
+            }
+            // The lane waits for a file, or is going to.
+            let urgent = files.ready.is_empty() && (files.starving || files.rolled.is_none());
+            if !urgent && Instant::now() < calm_until {
+                return Ok(Kept::Calm);
             }
             files.last_number as usize
         };

@@ -274,6 +274,8 @@ async fn record(lens: &[usize], pace: Pace) -> Vec<Op> {
     let wal = Wal::open_local(disk, Path::new(DIR), Config::tiny(), [7; 16], clock, rng);
     let wal = wal.await.unwrap();
     let log = wal.open_log(LogId(1)).await.unwrap().log;
+    // From now on files are made ready ahead.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     for (byte, len) in lens.iter().enumerate() {
         let number = store(&log, byte as u8, *len).await.0;
         trace.lock().push(Op::Ack(number, byte as u8, *len));

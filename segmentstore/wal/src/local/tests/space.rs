@@ -177,6 +177,26 @@ async fn zeros_are_written_ahead_only_for_a_lane_that_leaves_time_for_it() {
     }
 }
 
+/// Each crash takes a file that was ready, and what is made ready in its place must not stand in the way.
+#[tokio::test(start_paused = true)]
+async fn a_start_writes_no_zeros_before_it_serves_and_some_afterwards() {
+    let mut sim = Sim::new(1);
+    sim.config = Config::default();
+    let mut wal = sim.open().await.unwrap();
+    for life in 0..6 {
+        let log = wal.open_log(LogId(1)).await.unwrap().log;
+        let before = sim.disk.stats().written;
+        store(&log, life, 100).await;
+        let written = sim.disk.stats().written - before;
+        assert!(written < 8 << 20, "life {life}: {written} bytes");
+        wal = sim.restart(wal).await;
+    }
+    let before = sim.disk.stats().written;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let written = sim.disk.stats().written - before;
+    assert!(written > 60 << 20, "{written} bytes");
+}
+
 /// Uses the reserve up, and returns how many exempt frames it took.
 async fn use_reserve(log: &DurableLog) -> u64 {
     for count in 0..60 {
