@@ -31,6 +31,7 @@ pub(crate) mod transactions;
 mod truncate_stream;
 mod update_group;
 mod update_stream;
+mod watch_transactions;
 
 pub(crate) use hints::subscriptions;
 

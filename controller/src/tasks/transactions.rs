@@ -2,19 +2,18 @@
 //!
 //! None of this takes the stream's place among the tasks: a transaction has a row of its own, and every
 //! change compares it. Commit and abort are accepted by one write; what follows happens by itself, and
-//! again after a crash. A transaction begins with its row, and only then with its segments: so a
+//! again after a crash, see `watch_transactions`. A transaction begins with its row, and only then with its segments: so a
 //! segment always has a row that leads to its end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
 use sarit_client::segment::admin::SegmentPolicy;
 use sarit_proto::ids::{SegmentId, TransactionId};
-use sarit_proto::names::{ScopeName, ScopedStream, SegmentName, StreamName};
+use sarit_proto::names::{ScopedStream, SegmentName};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::commit_transactions::{segments_of, today};
 use super::{Answer, CONFLICTS_MAX, Context, Error, RETRY_DELAY_MAX, RETRY_DELAY_MIN, Request};
@@ -24,7 +23,7 @@ use crate::segments::Call;
 use crate::store::catalog::{self, PAGE, Row};
 use crate::store::keys::{self, StreamId};
 use crate::store::records::{self, Damaged, Ended, Queued, TransactionState, encode};
-use crate::store::{Expect, OPERATIONS_MAX, Outcome, Transaction};
+use crate::store::{Expect, Outcome, Transaction};
 use crate::stream::epoch::Segment;
 use crate::stream::transaction::{End, LeaseRefusal, State, Step};
 
@@ -35,7 +34,7 @@ pub(super) const ABORTS_MAX: usize = 64;
 /// How many completed transactions a listing has.
 const LISTED_MAX: usize = 500;
 /// How long completed transactions are remembered, in days, besides today.
-const DAYS_KEPT: i64 = 1;
+pub(super) const DAYS_KEPT: i64 = 1;
 
 /// What came of the wish to begin.
 #[derive(Clone, Debug, PartialEq)]
@@ -342,7 +341,7 @@ impl Tasks {
     }
 
     /// Has the stream's queue of commits worked off, soon and once more than it is asked.
-    fn kick(&self, stream: &ScopedStream) {
+    pub(super) fn kick(&self, stream: &ScopedStream) {
         if !self.0.kicked.lock().insert(stream.clone()) {
             return;
         }
@@ -390,7 +389,12 @@ impl Tasks {
     }
 
     /// Deletes the segments of an aborted transaction, soon.
-    fn abort_soon(&self, stream: &ScopedStream, id: StreamId, transaction: TransactionId) {
+    pub(super) fn abort_soon(
+        &self,
+        stream: &ScopedStream,
+        id: StreamId,
+        transaction: TransactionId,
+    ) {
         let (tasks, stream) = (self.clone(), stream.clone());
         self.0.tracker.spawn(async move {
             let stop = tasks.0.stop.clone();
@@ -401,126 +405,9 @@ impl Tasks {
             }
         });
     }
-
-    /// Ends transactions whose lease is over, until stop. First takes up what an earlier run left.
-    pub(crate) async fn watch_transactions(&self) {
-        let mut delay = RETRY_DELAY_MIN;
-        while let Err(error) = self.load().await {
-            warn!(%error, "open transactions cannot be read");
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(RETRY_DELAY_MAX);
-        }
-        self.0.loaded.send_replace(true);
-        loop {
-            let expired = self.0.leases.expired().await;
-            let ends = expired.into_iter().map(async |((id, transaction), stream)| {
-                let ended = self.end_transaction(&stream, transaction, End::Abort, None).await;
-                match ended {
-                    Ok(accepted) => info!(%stream, %transaction, ?accepted, "lease over"),
-                    Err(error) => {
-                        warn!(%stream, %transaction, %error, "lease over, but it cannot be aborted");
-                        let again = Instant::now() + RETRY_DELAY_MAX;
-                        self.0.leases.note((id, transaction), stream, again, 0);
-                    }
-                }
-            });
-            let ends = stream::iter(ends).for_each_concurrent(ABORTS_MAX, |end| end);
-            ends.await;
-        }
-    }
-
-    /// Reads all transactions that have not ended, and forgets those that ended long ago.
-    async fn load(&self) -> Result<()> {
-        let context = &self.0;
-        let (mut highest, mut after) = (0, None::<String>);
-        loop {
-            let store = &context.catalog.store;
-            let page = store.range(keys::TRANSACTIONS, after.as_deref(), PAGE);
-            let page = page.await?;
-            let Some((last, _)) = page.entries.last() else {
-                break;
-            };
-            after = Some(last.clone());
-            for (key, row) in page.entries {
-                let mut parts = key[keys::TRANSACTIONS.len()..].split('/');
-                let id = catalog::parse_id(&key, parts.next().unwrap_or_default())?;
-                if parts.next() == Some("o") {
-                    let record: records::Transaction = records::decode(&key, &row.value)?;
-                    let transaction = parse(&key, &keys::transactions(id))?;
-                    self.take_up(id, transaction, &key, &record)?;
-                    highest = highest.max(record.order);
-                }
-            }
-        }
-        // Orders rise over restarts, also if the clock was set back.
-        let now = u64::try_from(context.clock.now_ms()).unwrap_or(0);
-        context
-            .order
-            .fetch_max(highest.max(now << 20) + 1, Ordering::Relaxed);
-        self.forget_ended().await
-    }
-
-    fn take_up(
-        &self,
-        id: StreamId,
-        transaction: TransactionId,
-        key: &str,
-        record: &records::Transaction,
-    ) -> Result<()> {
-        let wrong = |error| Damaged::new(key, error);
-        let stream = ScopedStream {
-            scope: ScopeName::occurring(&record.scope).map_err(wrong)?,
-            stream: StreamName::occurring(&record.stream).map_err(wrong)?,
-        };
-        match record.state() {
-            TransactionState::Open => {
-                let left = record.ends_ms.saturating_sub(self.0.clock.now_ms());
-                let lease = record.lease_ms.min(left).max(0);
-                let lease = Duration::from_millis(u64::try_from(lease).unwrap_or(0));
-                let until = Instant::now() + lease;
-                let stream = Arc::new(stream);
-                self.0
-                    .leases
-                    .note((id, transaction), stream, until, record.ends_ms);
-            }
-            TransactionState::Committing => self.kick(&stream),
-            TransactionState::Aborting => self.abort_soon(&stream, id, transaction),
-            TransactionState::Unknown => return Err(Damaged::new(key, "unknown state").into()),
-        }
-        Ok(())
-    }
-
-    /// Drops the days of completed transactions that are over.
-    pub(crate) async fn forget_ended(&self) -> Result<()> {
-        let context = &self.0;
-        let oldest = keys::ended_on((today(context) - DAYS_KEPT).max(0));
-        loop {
-            let store = &context.catalog.store;
-            let page = store.range(keys::ENDED, None, OPERATIONS_MAX).await?;
-            let old = page.entries.into_iter().filter(|(key, _)| *key < oldest);
-            let forget = old.fold(Transaction::new(), |forget, (key, _)| forget.delete(key));
-            if forget.operations.is_empty() {
-                return Ok(());
-            }
-            let _unconditional = store.commit(forget).await?;
-        }
-    }
 }
 
 impl Context {
-    /// Waits until what an earlier run left is known: orders must rise above its.
-    async fn loaded(&self) -> Result<()> {
-        let mut loaded = self.loaded.subscribe();
-        let known = tokio::time::timeout(super::PATIENCE, loaded.wait_for(|loaded| *loaded));
-        match known.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => {
-                let reason = "open transactions are still being read";
-                Err(Error::Unavailable(reason.to_owned()))
-            }
-        }
-    }
-
     /// Returns a transaction's state, and its row while it has not ended.
     async fn state_of(
         &self,
@@ -695,7 +582,7 @@ fn state_ended(ended: Ended) -> State {
     }
 }
 
-fn parse(key: &str, prefix: &str) -> Result<TransactionId> {
+pub(super) fn parse(key: &str, prefix: &str) -> Result<TransactionId> {
     let digits = &key[prefix.len()..];
     let id = u128::from_str_radix(digits, 16);
     Ok(TransactionId(id.map_err(|error| Damaged::new(key, error))?))
