@@ -1,5 +1,6 @@
 use std::io::Write as _;
 
+use futures_util::future::join_all;
 use sarit_env::disk::RealDisk;
 
 use super::*;
@@ -223,4 +224,71 @@ async fn given_time<F: Future>(future: F) -> Poll<std::pin::Pin<Box<F>>> {
         tokio::task::yield_now().await;
     }
     Poll::Pending(future)
+}
+
+/// What is remembered, of absent rows too, is what the database has, and no piece of a longer value is left.
+#[tokio::test]
+async fn groups_of_transactions_leave_the_rows_that_a_model_has() {
+    const KEYS: u64 = 6;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let rng = Rng::seeded(7);
+    let key = |number: u64| format!("row/{number}");
+    let keys: Vec<_> = (0..KEYS).map(key).collect();
+    let mut model: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut committed, mut conflicts) = (0, 0);
+    for _ in 0..200 {
+        let mut group = Vec::new();
+        for _ in 0..=rng.below(6) {
+            let (expected, changed) = (key(rng.below(KEYS)), key(rng.below(KEYS)));
+            let bytes = [0, 0, 10, 4_096, 5_000, 13_000][rng.below(6) as usize];
+            let (mut transaction, mut fits) = (Transaction::new(), true);
+            if rng.chance(0.5) {
+                transaction = transaction.expect(&expected, Expect::Absent);
+                fits = !model.contains_key(&expected);
+            }
+            transaction = match bytes {
+                0 => transaction.delete(&changed),
+                _ => transaction.put(&changed, vec![1; bytes]),
+            };
+            if fits {
+                match bytes {
+                    0 => model.remove(&changed),
+                    _ => model.insert(changed, bytes),
+                };
+            }
+            group.push((fits, transaction));
+        }
+        let (fits, transactions): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let commits = transactions.into_iter().map(|one| store.commit(one));
+        for (fits, outcome) in fits.into_iter().zip(join_all(commits).await) {
+            let outcome = outcome.unwrap();
+            assert_eq!(matches!(outcome, Outcome::Committed(_)), fits);
+            *if fits { &mut committed } else { &mut conflicts } += 1;
+        }
+        let found = store.get_many(&keys).await.unwrap();
+        for (key, row) in keys.iter().zip(found) {
+            assert_eq!(row.map(|row| row.value.len()), model.get(key).copied());
+        }
+    }
+    assert!(
+        committed > 100 && conflicts > 100,
+        "{committed} and {conflicts}"
+    );
+    store.close().await;
+    let store = open(dir.path()).await.unwrap();
+    let rows = store.range("", None, 100).await.unwrap().entries;
+    let rows: BTreeMap<_, _> = rows
+        .into_iter()
+        .map(|(key, row)| (key, row.value.len()))
+        .collect();
+    assert_eq!(rows, model);
+    store.close().await;
+    let config = ::sled::Config::new()
+        .path(dir.path().join("meta"))
+        .segment_size(SEGMENT_BYTES);
+    let db = open_unlocked(&config).await.unwrap();
+    let pieces = db.scan_prefix(b"c").count();
+    let needed: usize = model.values().map(|bytes| bytes.div_ceil(4_096) - 1).sum();
+    assert_eq!(pieces, needed);
 }
