@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use super::{Error, MetaStore, Outcome, Page, Transaction, Versioned};
 
-/// Shows rows as they were when it was made, or as if they were not there; everything else goes to the store behind it. What is decided by
-/// such rows must be compared in the transaction that follows, as with any read.
+/// Shows rows as they were when it was made, or as if they were not there; everything else goes to the store
+/// behind it. What is decided by such rows must be compared in the transaction that follows, as with any read.
 #[derive(Debug)]
 pub(super) struct Prefetched {
     rows: BTreeMap<String, Option<Versioned>>,

@@ -43,8 +43,9 @@ use crate::metrics;
 const INBOX_MAX: usize = 1024;
 /// Transactions in one group.
 const GROUP_MAX: usize = 128;
-/// A group waits so long for others, if the group before had so many.
+/// How long a group waits for others.
 const GATHER: Duration = Duration::from_millis(1);
+/// It only does if the group before had so many transactions: one client by itself never waits.
 const GATHER_FROM: usize = 4;
 /// Bytes sled may keep of nodes read; small, because an idle process should be.
 const CACHE_BYTES: u64 = 4 << 20;

@@ -27,9 +27,9 @@ const PIECE: usize = 1 << 20;
 /// And synced so often, lest the lane's syncs queue up behind a whole file of them.
 const SYNC_EVERY: u64 = 4 << 20;
 
-/// The header is written anew for this part of a file,
+/// A file's reach moves on by this part of the file.
 const REACH_PART: u64 = 16;
-/// at most for so many bytes: cold, about ten milliseconds of reading.
+/// But by so many bytes at most, which a start may have to search: cold, about ten milliseconds of reading.
 const REACH_MAX: u64 = 4 << 20;
 
 /// A block of zeros, for padding.
