@@ -45,7 +45,7 @@ const INBOX_MAX: usize = 1024;
 const GROUP_MAX: usize = 128;
 /// How long a group waits for others.
 const GATHER: Duration = Duration::from_millis(1);
-/// It only does if the group before had so many transactions: one client by itself never waits.
+/// It only does if the group before had so many transactions: who does one thing at a time never waits.
 const GATHER_FROM: usize = 4;
 /// Bytes sled may keep of nodes read; small, because an idle process should be.
 const CACHE_BYTES: u64 = 4 << 20;
