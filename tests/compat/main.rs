@@ -105,14 +105,13 @@ fn rest_api_is_as_described() {
             "--phases",
             "coverage,fuzzing,stateful",
         ]);
-        run.args([
-            "--checks",
-            "all",
-            "--exclude-checks",
-            "ignored_auth",
-            "--workers",
-            "1",
-        ]);
+        // Where the names of every path are fixed, what was created is not what is asked for next.
+        let without = match fixed {
+            false => "ignored_auth",
+            true => "ignored_auth,ensure_resource_availability",
+        };
+        run.args(["--checks", "all", "--exclude-checks", without]);
+        run.args(["--workers", "1"]);
         run.args(["--generation-database", "none", "--request-timeout", "30"]);
         let output = run.output().expect("schemathesis runs");
         let said = String::from_utf8_lossy(&output.stdout);

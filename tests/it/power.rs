@@ -1,4 +1,6 @@
 //! Power cuts under the whole server process, see `sarit_tests::lossyfs`.
+//!
+//! `SARIT_POWER_ROUNDS=500` cuts the power that often in each mode of the file system.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,11 +27,12 @@ use sarit_tests::workspace::workspace;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// Rounds in CI, half of them in each mode of the file system.
-const ROUNDS: usize = 20;
+/// Cuts in each mode of the file system, unless `SARIT_POWER_ROUNDS` says how many.
+const ROUNDS: usize = 10;
 const WRITERS: u32 = 4;
 const KEYS: u32 = 16;
-/// Every so many rounds the life before the cut is long enough for everything that is counted.
+/// Every so many rounds, of the first [`ROUNDS`], the life before the cut is long enough for everything that is
+/// counted.
 const LONG_EVERY: usize = 3;
 /// Unacknowledged events per writer.
 const IN_FLIGHT: usize = 64;
@@ -119,7 +122,7 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            if mode != Mode::SyncsLie && round % LONG_EVERY == 0 {
+            if mode != Mode::SyncsLie && round < ROUNDS && round % LONG_EVERY == 0 {
                 lives.wait(&cluster, Role::Standalone, patience)?;
             }
             tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
@@ -169,15 +172,22 @@ fn cuts(name: &str, mode: Mode, rounds: usize) -> anyhow::Result<Verdict> {
     result.map_err(|error: anyhow::Error| error.context(cluster.log_tail()))
 }
 
+fn rounds() -> usize {
+    let rounds = std::env::var("SARIT_POWER_ROUNDS").ok();
+    rounds.map_or(ROUNDS, |n| {
+        n.parse().expect("SARIT_POWER_ROUNDS is a number")
+    })
+}
+
 #[test]
 fn power_cuts_lose_nothing_where_names_need_a_sync() {
-    let verdict = cuts("power-strict", Mode::Strict, ROUNDS / 2).expect("the rounds run");
+    let verdict = cuts("power-strict", Mode::Strict, rounds()).expect("the rounds run");
     assert!(verdict.is_clean(), "{verdict}");
 }
 
 #[test]
 fn power_cuts_lose_nothing_where_names_are_ordered() {
-    let verdict = cuts("power-ordered", Mode::Ordered, ROUNDS / 2).expect("the rounds run");
+    let verdict = cuts("power-ordered", Mode::Ordered, rounds()).expect("the rounds run");
     assert!(verdict.is_clean(), "{verdict}");
 }
 

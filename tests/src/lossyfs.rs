@@ -5,6 +5,9 @@
 //! folder its names; closing promotes nothing. [`LossyFs::cut_power`] drops the rest, but for a random
 //! choice of 512-byte sectors of unsynced writes. Data is held in memory, so runs are short.
 //!
+//! Every file looks as old as the calendar: who tells garbage by its age finds all of it old enough, as after a leap of
+//! the clock.
+//!
 //! Needs `/dev/fuse` and the right to mount (root, or `fusermount3` installed).
 
 use std::collections::BTreeMap;
@@ -71,6 +74,8 @@ struct State {
     syncs: u64,
     failure: Option<Failure>,
     nodes: BTreeMap<u64, Node>,
+    /// What open folders held when they were opened: who lists one misses nothing that stays, whatever goes meanwhile.
+    listings: BTreeMap<u64, Vec<(OsString, u64)>>,
 }
 
 enum Node {
@@ -111,6 +116,7 @@ impl LossyFs {
             syncs: 0,
             failure: None,
             nodes,
+            listings: BTreeMap::new(),
         };
         let state = Arc::new(Mutex::new(state));
         let mut options = Config::default();
@@ -507,27 +513,49 @@ impl Filesystem for Lossy {
         answer!(reply, self.0.lock().sync(ino.0), () => reply.ok());
     }
 
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let mut state = self.0.lock();
+        let names = state.names(ino.0).map(|names| {
+            let entries = names.iter().map(|(name, ino)| (name.clone(), *ino));
+            entries.collect()
+        });
+        let handle = state.next;
+        state.next += 1;
+        answer!(reply, names, names => {
+            state.listings.insert(handle, names);
+            reply.opened(FileHandle(handle), FopenFlags::empty())
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.0.lock().listings.remove(&handle.0);
+        reply.ok();
+    }
+
     fn readdir(
         &self,
         _: &Request,
-        ino: INodeNo,
-        _: FileHandle,
+        _: INodeNo,
+        handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let mut state = self.0.lock();
-        let entries: Vec<_> = match state.names(ino.0) {
-            Ok(names) => names
-                .iter()
-                .map(|(name, ino)| (name.clone(), *ino))
-                .collect(),
-            Err(error) => return reply.error(error),
+        let state = self.0.lock();
+        let Some(entries) = state.listings.get(&handle.0) else {
+            return reply.error(Errno::EBADF);
         };
-        for (at, (name, ino)) in entries.into_iter().enumerate().skip(offset as usize) {
+        for (at, (name, ino)) in entries.iter().enumerate().skip(offset as usize) {
             let kind = state
-                .attr(ino)
+                .attr(*ino)
                 .map_or(FileType::RegularFile, |attr| attr.kind);
-            if reply.add(INodeNo(ino), at as u64 + 1, kind, &name) {
+            if reply.add(INodeNo(*ino), at as u64 + 1, kind, name) {
                 break;
             }
         }

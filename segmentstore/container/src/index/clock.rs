@@ -5,17 +5,12 @@
 //! until the wall has caught up is good enough; but an operator wants to know.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sarit_env::Clock;
-use slatedb::admin::Admin;
-use slatedb::object_store::ObjectStore;
 use slatedb_common::clock::{SystemClock, SystemClockTicker};
-
-use crate::Error;
 
 /// Being behind by more than this is reported.
 const SKEW_MS: i64 = 60_000;
@@ -28,15 +23,8 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    pub(super) async fn new(
-        clock: Clock,
-        path: &str,
-        objects: &Arc<dyn ObjectStore>,
-    ) -> Result<Self, Error> {
-        let admin = Admin::builder(path, objects.clone()).build();
-        let manifest = admin.read_manifest(None).await;
-        let manifest = manifest.map_err(|error| super::slate::failed("read manifest", &error))?;
-        let floor = manifest.map_or(i64::MIN, |manifest| manifest.last_l0_clock_tick());
+    /// A clock for the database at `path`, not behind `floor`, the time of its last change in milliseconds.
+    pub(super) fn new(clock: Clock, path: &str, floor: i64) -> Self {
         let behind = floor.saturating_sub(clock.now_ms());
         if behind > SKEW_MS {
             tracing::warn!(
@@ -46,7 +34,7 @@ impl Forward {
             );
         }
         let floor = AtomicI64::new(floor);
-        Ok(Self { clock, floor })
+        Self { clock, floor }
     }
 
     fn now_ms(&self) -> i64 {

@@ -8,6 +8,7 @@
 //! one file), which is the model the other is compared with.
 
 mod clock;
+mod compact;
 pub(crate) mod entries;
 pub(crate) mod flat;
 pub(crate) mod keys;

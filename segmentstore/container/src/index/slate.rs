@@ -9,6 +9,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use sarit_env::Clock;
 use sarit_proto::ids::ContainerId;
+use slatedb::admin::Admin;
 use slatedb::config::{
     CloseOptions, CompactionWorkerOptions, CompactorOptions, FlushOptions, FlushType,
     GarbageCollectorDirectoryOptions, GarbageCollectorOptions, Settings, WriteOptions,
@@ -24,11 +26,12 @@ use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::object_store::ObjectStore;
 use slatedb::object_store::local::LocalFileSystem;
-use slatedb::{CloseReason, Db, DbStatus, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbStatus, ErrorKind, VersionedManifest, WriteBatch};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::clock::Forward;
+use super::compact::{Compacting, Work};
 use super::{Batch, Index};
 use crate::Error;
 
@@ -127,27 +130,53 @@ impl SlateStore {
     }
 
     pub(crate) async fn open(&self, container: ContainerId) -> Result<SlateIndex, Error> {
-        let opened = self.open_db(container).await?;
+        let (opened, clock) = self.open_db(container).await?;
+        let compacting = Compacting::start(Work {
+            path: path_of(container),
+            objects: self.objects.clone(),
+            clock,
+            options: compactor(self.poll),
+        });
         Ok(SlateIndex {
             store: self.clone(),
             container,
-            opened: RwLock::new(opened),
+            opened: RwLock::new(Arc::new(opened)),
             opening: tokio::sync::Mutex::new(()),
+            compacting,
         })
     }
 
-    async fn open_db(&self, container: ContainerId) -> Result<Opened, Error> {
-        let path = format!("index/{container}");
-        let clock = Forward::new(self.clock.clone(), &path, &self.objects).await?;
+    async fn open_db(&self, container: ContainerId) -> Result<(Opened, Arc<Forward>), Error> {
+        let path = path_of(container);
+        let manifest = self.last_manifest(&path).await?;
+        let floor = manifest.map_or(i64::MIN, |manifest| manifest.last_l0_clock_tick());
+        let clock = Arc::new(Forward::new(self.clock.clone(), &path, floor));
         let opening = Db::builder(path, self.objects.clone())
             .with_settings(settings(self.poll))
-            .with_system_clock(Arc::new(clock))
+            .with_system_clock(clock.clone())
             .with_db_cache(self.cache.clone(), u64::from(container.0))
             .build();
         let db = limited("open", OPEN_TIMEOUT, opening).await?;
         let status = db.subscribe();
-        Ok(Opened { db, status })
+        let opened = Opened {
+            db,
+            status,
+            written: AtomicU64::new(0),
+            strayed: AtomicBool::new(false),
+        };
+        Ok((opened, clock))
     }
+
+    /// Reads what a new owner of the database at `path` would begin with.
+    async fn last_manifest(&self, path: &str) -> Result<Option<VersionedManifest>, Error> {
+        let admin = Admin::builder(path, self.objects.clone()).build();
+        let reading = admin.read_manifest(None);
+        limited("read manifest", OPEN_TIMEOUT, reading).await
+    }
+}
+
+fn path_of(container: ContainerId) -> String {
+    format!("index/{container}")
 }
 
 pub(super) fn settings(poll: Duration) -> Settings {
@@ -171,27 +200,8 @@ pub(super) fn settings(poll: Duration) -> Settings {
         l0_flush_parallelism: 1,
         // A lookup of a name that is not there should not read small tables either.
         min_filter_keys: 1,
-        compactor_options: Some(CompactorOptions {
-            poll_interval: poll,
-            manifest_update_timeout: FLUSH_TIMEOUT,
-            max_concurrent_compactions: 1,
-            commit_compacted_interval: Duration::from_secs(5),
-            checkpoint_lifetime: COMPACTED_AGE,
-            worker_heartbeat_timeout: WORKER_TIMEOUT,
-            object_store_max_retries: Some(RETRIES),
-            worker: Some(CompactionWorkerOptions {
-                max_concurrent_compactions: 1,
-                compactions_poll_interval: poll,
-                heartbeat_interval: WORKER_TIMEOUT / 4,
-                max_sst_size: TABLE_BYTES,
-                max_fetch_tasks: 1,
-                bytes_to_fetch: 512 << 10,
-                max_subcompactions: 1,
-                min_filter_keys: 1,
-                ..CompactionWorkerOptions::default()
-            }),
-            ..CompactorOptions::default()
-        }),
+        // Runs beside it, see `compact`.
+        compactor_options: None,
         garbage_collector_options: Some(GarbageCollectorOptions {
             manifest_options: directory(MANIFEST_AGE),
             wal_options: None,
@@ -209,23 +219,55 @@ pub(super) fn settings(poll: Duration) -> Settings {
     }
 }
 
+pub(super) fn compactor(poll: Duration) -> CompactorOptions {
+    CompactorOptions {
+        poll_interval: poll,
+        manifest_update_timeout: FLUSH_TIMEOUT,
+        max_concurrent_compactions: 1,
+        commit_compacted_interval: Duration::from_secs(5),
+        checkpoint_lifetime: COMPACTED_AGE,
+        worker_heartbeat_timeout: WORKER_TIMEOUT,
+        object_store_max_retries: Some(RETRIES),
+        worker: Some(CompactionWorkerOptions {
+            max_concurrent_compactions: 1,
+            compactions_poll_interval: poll,
+            heartbeat_interval: WORKER_TIMEOUT / 4,
+            max_sst_size: TABLE_BYTES,
+            max_fetch_tasks: 1,
+            bytes_to_fetch: 512 << 10,
+            max_subcompactions: 1,
+            min_filter_keys: 1,
+            ..CompactionWorkerOptions::default()
+        }),
+        ..CompactorOptions::default()
+    }
+}
+
 /// One container's database.
 pub(crate) struct SlateIndex {
     store: SlateStore,
     container: ContainerId,
-    opened: RwLock<Opened>,
+    opened: RwLock<Arc<Opened>>,
     opening: tokio::sync::Mutex<()>,
+    compacting: Compacting,
 }
 
 /// A database, and what it says of itself: to ask it would copy its manifest.
 struct Opened {
     db: Db,
     status: watch::Receiver<DbStatus>,
+    /// The last change that it was given, by its own count.
+    written: AtomicU64,
+    /// Whether what it calls durable was found not to be.
+    strayed: AtomicBool,
 }
 
 impl Opened {
     /// Whether it ended by itself, and nobody else has it.
     fn gave_up(&self) -> bool {
+        if self.strayed.load(Ordering::Relaxed) {
+            return true;
+        }
         match self.status.borrow().close_reason {
             None | Some(CloseReason::Clean | CloseReason::Fenced) => false,
             Some(_) => true,
@@ -237,39 +279,60 @@ impl SlateIndex {
     /// Returns the database, opened again if it has given up: it does so for good when one of its tasks meets more
     /// failures than it repeats, as on a disk that is full for a while. What checkpoints have written is there again.
     /// One that others took over, or that we closed, stays closed.
-    async fn db(&self) -> Result<Db, Error> {
-        if let Some(db) = self.living() {
-            return Ok(db);
+    async fn opened(&self) -> Result<Arc<Opened>, Error> {
+        if let Some(opened) = self.living() {
+            return Ok(opened);
         }
         let _one = self.opening.lock().await;
-        if let Some(db) = self.living() {
-            return Ok(db);
+        if let Some(opened) = self.living() {
+            return Ok(opened);
         }
-        let opened = self.store.open_db(self.container).await?;
+        let before = self.opened.read().clone();
+        close(&before.db).await;
+        let (opened, _) = self.store.open_db(self.container).await?;
         tracing::warn!(container = %self.container, "the index had given up and was opened again");
-        let db = opened.db.clone();
-        *self.opened.write() = opened;
-        Ok(db)
+        let opened = Arc::new(opened);
+        *self.opened.write() = opened.clone();
+        Ok(opened)
     }
 
-    fn living(&self) -> Option<Db> {
+    fn living(&self) -> Option<Arc<Opened>> {
         let opened = self.opened.read();
-        (!opened.gave_up()).then(|| opened.db.clone())
+        (!opened.gave_up()).then(|| opened.clone())
+    }
+
+    /// Makes sure that the next owner would find what was flushed.
+    ///
+    /// The database numbers its manifests, and whoever writes a number first has it. A writer whose view is older than
+    /// garbage is kept, after a leap of the clock or a pause of the machine, may take a number that was used and
+    /// deleted meanwhile: its write succeeds, and nobody ever reads it.
+    async fn ensure_found(&self, opened: &Opened) -> Result<(), Error> {
+        let found = self.store.last_manifest(&path_of(self.container)).await?;
+        let ours = opened.status.borrow().current_manifest.writer_epoch();
+        let written = opened.written.load(Ordering::Relaxed);
+        if found.is_some_and(|last| last.writer_epoch() == ours && last.last_l0_seq() >= written) {
+            return Ok(());
+        }
+        opened.strayed.store(true, Ordering::Relaxed);
+        let what = "its last manifest does not have the checkpoint that it called durable";
+        Err(Error::Index(what.into()))
     }
 }
 
-#[cfg(test)]
-impl SlateIndex {
-    pub(super) fn gave_up(&self) -> bool {
-        self.opened.read().gave_up()
+/// Ends a database without a checkpoint: what none waited for need not be there.
+async fn close(db: &Db) {
+    let options = CloseOptions::default().with_flush_type(None);
+    if let Err(error) = limited("close", CLOSE_TIMEOUT, db.close_with_options(options)).await {
+        tracing::debug!(%error, "an index was not closed in order");
     }
 }
 
 #[async_trait]
 impl Index for SlateIndex {
     async fn get(&self, key: Bytes) -> Result<Option<Bytes>, Error> {
-        let db = self.db().await?;
-        db.get(key).await.map_err(|error| failed("get", &error))
+        let opened = self.opened().await?;
+        let found = opened.db.get(key).await;
+        found.map_err(|error| failed("get", &error))
     }
 
     async fn scan(&self, range: Range<Bytes>, count: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
@@ -278,8 +341,8 @@ impl Index for SlateIndex {
         if range.is_empty() {
             return Ok(found);
         }
-        let db = self.db().await?;
-        let mut iterator = db.scan(range).await.map_err(failed)?;
+        let opened = self.opened().await?;
+        let mut iterator = opened.db.scan(range).await.map_err(failed)?;
         while found.len() < count
             && let Some(entry) = iterator.next().await.map_err(failed)?
         {
@@ -296,26 +359,28 @@ impl Index for SlateIndex {
                 None => write.delete(key),
             }
         }
-        let db = self.db().await?;
+        let opened = self.opened().await?;
         let flushed = async {
             if !write.is_empty() {
                 let options = WriteOptions::default();
-                db.write_with_options(write, &options).await?;
+                let written = opened.db.write_with_options(write, &options).await?;
+                opened
+                    .written
+                    .fetch_max(written.seqnum(), Ordering::Relaxed);
             }
             let flush_type = FlushType::MemTable;
-            db.flush_with_options(FlushOptions { flush_type }).await
+            let options = FlushOptions { flush_type };
+            opened.db.flush_with_options(options).await
         };
-        limited("checkpoint", FLUSH_TIMEOUT, flushed).await
+        let flushed = limited("checkpoint", FLUSH_TIMEOUT, flushed).await;
+        flushed.inspect_err(|_| self.compacting.restart())?;
+        self.ensure_found(&opened).await
     }
 
     async fn close(&self) {
-        // What no checkpoint waited for need not be there.
-        let options = CloseOptions::default().with_flush_type(None);
-        let db = self.opened.read().db.clone();
-        let closing = db.close_with_options(options);
-        if let Err(error) = limited("close", CLOSE_TIMEOUT, closing).await {
-            tracing::debug!(%error, "an index was not closed in order");
-        }
+        self.compacting.stop().await;
+        let opened = self.opened.read().clone();
+        close(&opened.db).await;
     }
 }
 
