@@ -27,6 +27,9 @@ const SIZE: usize = 600;
 const DEPTH: usize = 16;
 /// How long a checkpoint that is written needs to be noted in the log, and the log to be cut, at most.
 const CUT: Duration = Duration::from_secs(1);
+/// How long each life lasts. Every kill takes one of the log's ready files, the next is made half a second after the
+/// start, and without any the first append waits for one.
+const LIFE: Duration = Duration::from_secs(1);
 /// Longest that a last checkpoint may take.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -157,11 +160,13 @@ fn starts(bench: &Bench, server: &mut Cluster) -> anyhow::Result<Vec<Start>> {
             server.spawn(Role::Standalone)?;
             let first = first_ack(&address, begin, &mut expected, || alive(server))?;
             server.wait_ready()?;
-            Ok(Start {
+            let start = Start {
                 acked: first.acked,
                 ready: begin.elapsed().as_secs_f64(),
                 rss: server.rss() as f64,
-            })
+            };
+            std::thread::sleep(LIFE);
+            Ok(start)
         })
         .collect()
 }
